@@ -1,0 +1,43 @@
+# Everything a person or CI runs. Python 3.11 or newer, git and make are all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check proto models bench clean
+
+# The environment: one extra of each kind, at the versions in constraints.txt.
+setup: $(VENV)/.done
+$(VENV)/.done: pyproject.toml constraints.txt hatch_build.py
+	$(PYTHON) -c 'import sys; sys.exit("seisserve needs Python 3.11 or newer; set PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all]" --group test
+	touch $@
+
+demo: setup
+	$(BIN)/seisserve demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The messages, with the protobuf that the package's lower bound names.
+proto:
+	$(PYTHON) -m venv $(VENV)-proto
+	$(VENV)-proto/bin/python -m pip install --quiet "grpcio-tools==1.76.0"
+	cd client && ../$(VENV)-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. seisserve/proto/*.proto
+
+# The shipped models, trained anew (about an hour) and exported.
+models: setup
+	$(BIN)/seisserve train configs/phasenet.toml -o runs/phasenet
+	$(BIN)/seisserve export runs/phasenet/bundle -o models/phasenet/1 --force
+
+bench: setup
+	$(BIN)/python tests/benchmarks/station_day.py
+
+clean:
+	rm -rf $(VENV) $(VENV)-proto build dist seisserve-demo

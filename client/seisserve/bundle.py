@@ -1,0 +1,115 @@
+"""Bundles and the repository: folders of models on disk, `REPOSITORY/NAME/VERSION/`, as TensorFlow Serving lays them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seisserve import manifest as manifests
+from seisserve.errors import BundleError, ModelNotFound, UsageError
+from seisserve.manifest import Artifact, Manifest
+
+__all__ = ["Bundle", "digest", "find", "golden", "models", "read", "shipped", "versions"]
+
+
+class Bundle(NamedTuple):
+    """A model version on disk: its folder, its number and its manifest."""
+
+    folder: Path
+    version: int
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    def has(self, artifact: Artifact) -> bool:
+        """Whether an artifact that the manifest lists is in the folder (a wheel carries ONNX files only)."""
+        path = self.folder / artifact.file
+        return (path / "saved_model.pb" if artifact.format == "saved_model" else path).is_file()
+
+    def artifact(self, *formats: str) -> tuple[Artifact, Path]:
+        """The first artifact of these formats that is here. Raises BundleError if none is."""
+        for wanted in formats:
+            for artifact in self.manifest.artifacts.values():
+                if artifact.format == wanted and self.has(artifact):
+                    return artifact, self.folder / artifact.file
+        raise BundleError(f"{self.folder} has no {' or '.join(formats)} artifact")
+
+
+def shipped() -> Path:
+    """The repository of the models that come with seisserve."""
+    here = Path(__file__).resolve().parent
+    installed = here / "models"
+    return installed if installed.is_dir() else here.parents[1] / "models"
+
+
+def models(repository: Path) -> dict[str, list[int]]:
+    """Names and version numbers of the bundles in a repository, in order. Raises UsageError if it is no folder."""
+    if not repository.is_dir():
+        raise UsageError(f"{repository} is not a model repository: no such folder")
+    found = {folder.name: versions(folder) for folder in sorted(repository.iterdir()) if folder.is_dir()}
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def versions(folder: Path) -> list[int]:
+    """The version numbers of a model folder, in order: subfolders named by a whole number that hold a manifest."""
+    numbers = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    return sorted(number for number in numbers if (folder / str(number) / "manifest.json").is_file())
+
+
+def find(model: str, repository: Path | None = None) -> Bundle:
+    """The bundle that NAME or NAME:VERSION means; without a version the latest. Raises ModelNotFound."""
+    root = shipped() if repository is None else repository
+    available = models(root)
+    name, _, version = model.partition(":")
+    if name not in available:
+        raise ModelNotFound(f"no model {name!r} in {root}; there is {', '.join(available) or 'none'}")
+    if version and not version.isdecimal():
+        raise UsageError(f"model {model!r}: the version must be a whole number, as in {name}:{available[name][-1]}")
+    if version and int(version) not in available[name]:
+        raise ModelNotFound(f"no version {version} of {name!r} in {root}; there is {available[name]}")
+    number = int(version) if version else available[name][-1]
+    return read(root / name / str(number))
+
+
+def read(folder: Path) -> Bundle:
+    """The bundle in a version folder. Raises BundleError."""
+    number = int(folder.name) if folder.name.isdecimal() else 0
+    return Bundle(folder, number, manifests.read(folder))
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """SHA-256 and size in bytes of a file, or of a SavedModel folder's graph and variables (names included)."""
+    files = [path] if path.is_file() else [path / "saved_model.pb", *sorted((path / "variables").glob("*"))]
+    total, size = hashlib.sha256(), 0
+    for file in files:
+        if path.is_dir():
+            total.update(str(file.relative_to(path)).encode() + b"\0")
+        content = file.read_bytes()
+        total.update(content)
+        size += len(content)
+    return total.hexdigest(), size
+
+
+def check_digest(artifact: Artifact, path: Path) -> None:
+    """Raises BundleError unless the artifact's content is what the manifest says."""
+    found, _ = digest(path)
+    if found != artifact.sha256:
+        raise BundleError(f"{path}: sha256 is {found[:12]}..., the manifest says {artifact.sha256[:12]}...")
+
+
+def golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The golden windows of a bundle and the SavedModel's outputs for them. Raises BundleError."""
+    path = folder / "golden.npz"
+    if not path.is_file():
+        raise BundleError(f"{folder} has no golden.npz")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["input"], arrays["output"]
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleError(f"{path}: not a file of golden windows ({error})") from error

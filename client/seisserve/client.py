@@ -1,0 +1,164 @@
+"""The client: waveforms in, picks or curves out, from a server or in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from seisserve import bundle, pipeline, runtime
+from seisserve.annotations import Annotation, annotations
+from seisserve.errors import UsageError, WaveformError
+from seisserve.manifest import Manifest
+from seisserve.resample import Phase
+from seisserve.segments import by_instrument
+from seisserve.tables import Picks
+from seisserve.traces import Trace, to_traces
+from seisserve.transport import Transport
+
+if TYPE_CHECKING:
+    from obspy import Stream
+
+    from seisserve.remote import Remote
+
+__all__ = ["DEFAULT_MODEL", "Client", "Model"]
+
+DEFAULT_MODEL = "phasenet"
+OnError = Literal["raise", "skip"]
+
+
+class Model(NamedTuple):
+    """A model version and the transport that runs it."""
+
+    version: int
+    manifest: Manifest
+    transport: Transport
+
+
+class Client:
+    """Picks and curves from waveforms.
+
+    server: HOST:PORT of a seisserve server; without one the models run in this process (extra `edge`).
+    repository: folder of models for use in this process; by default the models that come with seisserve.
+    threads: models that run at once in this process, by default one for each processor. timeout_s: for each call.
+    A client may be shared by threads; close it, or use it in a `with` statement.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        repository: str | Path | None = None,
+        runtime: str = "onnxruntime",
+        threads: int | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        if server is not None and repository is not None:
+            raise UsageError("server and repository exclude one another: a server has its own models")
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}; it must be at least 1")
+        self._repository = None if repository is None else Path(repository)
+        self._runtime, self._threads = runtime, threads
+        self._models: dict[str, Model] = {}
+        self._remote: Remote | None = None
+        if server is not None:
+            from seisserve.remote import Remote  # gRPC is only loaded where it is used
+
+            self._remote = Remote(server, timeout_s)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._remote is not None:
+            self._remote.close()
+
+    def model(self, model: str = DEFAULT_MODEL) -> Model:
+        """A model by NAME or NAME:VERSION, loaded when first asked for. Raises ModelNotFound, BundleError."""
+        if model not in self._models:
+            self._models[model] = self._load(model)
+        return self._models[model]
+
+    def pick(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        model: str = DEFAULT_MODEL,
+        thresholds: dict[str, float] | None = None,
+        hop_samples: int | None = None,
+        stacking: Literal["mean", "max"] | None = None,
+        resampling: Phase = "zero",
+        on_error: OnError = "raise",
+    ) -> Picks:
+        """Arrival times in the waveforms of any number of stations, in order of station and time.
+
+        waveforms: an ObsPy Stream, or traces (`seisserve.from_arrays` makes them). thresholds: by phase, in place of
+        the model's own; hop_samples: from window to window; stacking: mean or max of overlapping windows; resampling:
+        `zero` (zero-phase) or `causal`. on_error: `skip` leaves out instruments whose waveforms cannot be used, and
+        has their errors in the result's `errors`; `raise` raises WaveformError at the first.
+        """
+        chosen = self.model(model)
+        manifest = chosen.manifest.with_options(thresholds, hop_samples, stacking)
+        picks = Picks([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
+
+        def work(traces: list[Trace]) -> None:
+            result = pipeline.pick(traces, manifest, chosen.transport, phase=resampling)
+            picks.extend(result.picks)
+            picks.warnings.extend(result.warnings)
+
+        picks.errors.extend(_each_instrument(waveforms, work, on_error))
+        return picks
+
+    def annotate(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        model: str = DEFAULT_MODEL,
+        hop_samples: int | None = None,
+        stacking: Literal["mean", "max"] | None = None,
+        resampling: Phase = "zero",
+    ) -> list[Annotation]:
+        """The model's probability curves over the waveforms, one for each segment without a gap. Raises WaveformError."""
+        chosen = self.model(model)
+        manifest = chosen.manifest.with_options(None, hop_samples, stacking)
+        found: list[Annotation] = []
+
+        def work(traces: list[Trace]) -> None:
+            curve, _ = pipeline.annotate(traces, manifest, chosen.transport, phase=resampling)
+            found.extend(annotations(curve))
+
+        _each_instrument(waveforms, work, "raise")
+        return found
+
+    def _load(self, model: str) -> Model:
+        if self._remote is not None:
+            from seisserve.remote import GrpcTransport
+
+            remote = self._remote.model(model)
+            return Model(remote.version, remote.manifest, GrpcTransport(self._remote, remote.version))
+        found = bundle.find(model, self._repository)
+        return Model(found.version, found.manifest, runtime.load(found, self._runtime, self._threads))
+
+
+def _each_instrument(
+    waveforms: Stream | Iterable[Trace], work: Callable[[list[Trace]], None], on_error: OnError
+) -> list[WaveformError]:
+    """Do the work for the traces of each instrument; the errors of those that were skipped."""
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+    errors: list[WaveformError] = []
+    for traces in by_instrument(to_traces(waveforms)).values():
+        try:
+            work(traces)
+        except WaveformError as error:
+            if on_error == "raise":
+                raise
+            errors.append(error)
+    return errors

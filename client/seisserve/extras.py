@@ -1,0 +1,19 @@
+"""Optional packages: imported where they are needed, missed with the command that brings them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from seisserve.errors import MissingExtra
+
+__all__ = ["need"]
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """The module, or MissingExtra with the pip command for the extra that has it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        missing = (error.name or module).partition(".")[0]
+        raise MissingExtra(f"{missing} is not installed; it comes with: pip install 'seisserve[{extra}]'") from error

@@ -1,0 +1,81 @@
+"""The path of a waveform, top to bottom: segments, cut, predict, stack, extract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from seisserve._version import __version__
+from seisserve.manifest import Manifest
+from seisserve.picks import Pick, extract
+from seisserve.resample import Phase
+from seisserve.segments import segments
+from seisserve.traces import Trace
+from seisserve.transport import Transport
+from seisserve.windows import Curve, Windows, cut, stack
+
+__all__ = ["BATCH", "Result", "annotate", "pick", "predict", "provenance"]
+
+BATCH = 32  # windows a call: large enough to amortise it, small enough to stay in the cache
+
+
+class Result(NamedTuple):
+    """Picks of one instrument and what the user should know about its records."""
+
+    picks: list[Pick]
+    warnings: list[str]
+
+
+def pick(traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero") -> Result:
+    """Picks from the traces of one instrument (one NET.STA.LOC.BI). Raises WaveformError."""
+    curve, warnings = annotate(traces, model, transport, phase=phase)
+    return Result(extract(curve, model), warnings)
+
+
+def annotate(
+    traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero"
+) -> tuple[Curve, list[str]]:
+    """The probability curve over every sample of one instrument, and warnings. Raises WaveformError."""
+    parts, warnings = segments(traces, model.sampling_rate_hz, model.components, phase)
+    windows = cut(parts, model)
+    return stack(windows, predict(windows, model, transport), model), warnings
+
+
+def predict(
+    windows: Windows, model: Manifest, transport: Transport, batch: int = BATCH
+) -> Iterator[NDArray[np.float32]]:
+    """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and no more waiting."""
+    name, output = model.input.name, model.output.name
+
+    def call(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return transport.predict(model, {name: inputs})[output]
+
+    if transport.lanes == 1 or len(windows) <= batch:
+        yield from map(call, windows.batches(batch))
+        return
+    with ThreadPoolExecutor(transport.lanes, thread_name_prefix="predict") as pool:
+        waiting: deque[Future[NDArray[np.float32]]] = deque()
+        try:
+            for inputs in windows.batches(batch):
+                waiting.append(pool.submit(call, inputs))
+                if len(waiting) > transport.lanes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def provenance(model: Manifest, phase: Phase = "zero") -> str:
+    """Digest of all that decides the picks of a waveform: weights, options, and the version of this code."""
+    reading = msgspec.structs.replace(model, metrics=(), false_picks_per_hour={}, training=None, artifacts={})
+    weights = sorted(artifact.sha256 for artifact in model.artifacts.values() if artifact.precision == "float32")
+    return hashlib.sha256(msgspec.json.encode([reading, weights, phase, __version__])).hexdigest()

@@ -1,0 +1,155 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ModelSpec(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class Trace(_message.Message):
+    __slots__ = ("id", "start_ns", "sampling_rate_hz", "sample_type", "samples")
+    class SampleType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SAMPLE_TYPE_UNSPECIFIED: _ClassVar[Trace.SampleType]
+        INT32: _ClassVar[Trace.SampleType]
+        FLOAT32: _ClassVar[Trace.SampleType]
+        FLOAT64: _ClassVar[Trace.SampleType]
+    SAMPLE_TYPE_UNSPECIFIED: Trace.SampleType
+    INT32: Trace.SampleType
+    FLOAT32: Trace.SampleType
+    FLOAT64: Trace.SampleType
+    ID_FIELD_NUMBER: _ClassVar[int]
+    START_NS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_RATE_HZ_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    start_ns: int
+    sampling_rate_hz: float
+    sample_type: Trace.SampleType
+    samples: bytes
+    def __init__(self, id: _Optional[str] = ..., start_ns: _Optional[int] = ..., sampling_rate_hz: _Optional[float] = ..., sample_type: _Optional[_Union[Trace.SampleType, str]] = ..., samples: _Optional[bytes] = ...) -> None: ...
+
+class Waveforms(_message.Message):
+    __slots__ = ("traces", "miniseed")
+    TRACES_FIELD_NUMBER: _ClassVar[int]
+    MINISEED_FIELD_NUMBER: _ClassVar[int]
+    traces: _containers.RepeatedCompositeFieldContainer[Trace]
+    miniseed: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, traces: _Optional[_Iterable[_Union[Trace, _Mapping]]] = ..., miniseed: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Options(_message.Message):
+    __slots__ = ("thresholds", "hop_samples", "stacking", "resampling")
+    class ThresholdsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    HOP_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    STACKING_FIELD_NUMBER: _ClassVar[int]
+    RESAMPLING_FIELD_NUMBER: _ClassVar[int]
+    thresholds: _containers.ScalarMap[str, float]
+    hop_samples: int
+    stacking: str
+    resampling: str
+    def __init__(self, thresholds: _Optional[_Mapping[str, float]] = ..., hop_samples: _Optional[int] = ..., stacking: _Optional[str] = ..., resampling: _Optional[str] = ...) -> None: ...
+
+class PickRequest(_message.Message):
+    __slots__ = ("model", "waveforms", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    waveforms: Waveforms
+    options: Options
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+
+class Pick(_message.Message):
+    __slots__ = ("trace_id", "phase", "time_ns", "probability", "uncertainty_s", "snr_db", "flags")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    UNCERTAINTY_S_FIELD_NUMBER: _ClassVar[int]
+    SNR_DB_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    trace_id: str
+    phase: str
+    time_ns: int
+    probability: float
+    uncertainty_s: float
+    snr_db: float
+    flags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, trace_id: _Optional[str] = ..., phase: _Optional[str] = ..., time_ns: _Optional[int] = ..., probability: _Optional[float] = ..., uncertainty_s: _Optional[float] = ..., snr_db: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PickResponse(_message.Message):
+    __slots__ = ("model", "picks", "warnings", "provenance")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PICKS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    picks: _containers.RepeatedCompositeFieldContainer[Pick]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    provenance: str
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picks: _Optional[_Iterable[_Union[Pick, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[str] = ...) -> None: ...
+
+class AnnotateRequest(_message.Message):
+    __slots__ = ("model", "waveforms", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    waveforms: Waveforms
+    options: Options
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+
+class Annotation(_message.Message):
+    __slots__ = ("trace_id", "start_ns", "sampling_rate_hz", "labels", "values")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    START_NS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_RATE_HZ_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    trace_id: str
+    start_ns: int
+    sampling_rate_hz: float
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    values: bytes
+    def __init__(self, trace_id: _Optional[str] = ..., start_ns: _Optional[int] = ..., sampling_rate_hz: _Optional[float] = ..., labels: _Optional[_Iterable[str]] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class AnnotateResponse(_message.Message):
+    __slots__ = ("model", "annotations", "warnings")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    annotations: _containers.RepeatedCompositeFieldContainer[Annotation]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., annotations: _Optional[_Iterable[_Union[Annotation, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model", "manifest_json")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_JSON_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    manifest_json: str
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., manifest_json: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,106 @@
+"""Traces: what comes in. Samples of one channel without a gap, from ObsPy, from arrays or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from seisserve.errors import UsageError, WaveformError
+
+if TYPE_CHECKING:
+    from obspy import Stream
+
+__all__ = ["Trace", "check", "from_arrays", "from_stream", "to_traces"]
+
+MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 100_000.0
+
+
+class Trace(NamedTuple):
+    """Samples of one channel without a gap.
+
+    id: NET.STA.LOC.CHA; start_ns: time of the first sample, nanoseconds since 1970 UTC; samples: [n], raw counts.
+    """
+
+    id: str
+    start_ns: int
+    sampling_rate_hz: float
+    samples: NDArray[Any]
+
+
+def check(trace: Trace) -> Trace:
+    """The trace itself, or WaveformError if a network could make no sense of it."""
+    where = f"trace {trace.id}"
+    if trace.id.count(".") != 3 or trace.id.endswith("."):
+        raise WaveformError(f"{where}: the id must be NET.STA.LOC.CHA, and the channel code end in the component")
+    if trace.samples.ndim != 1:
+        raise WaveformError(f"{where}: samples have shape {trace.samples.shape}; expected one dimension")
+    if trace.samples.dtype.kind not in "iuf":
+        raise WaveformError(f"{where}: samples are {trace.samples.dtype}; expected integers or floats")
+    if not MIN_RATE_HZ <= trace.sampling_rate_hz <= MAX_RATE_HZ:
+        expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ:.0f}"
+        raise WaveformError(f"{where}: sampling rate is {trace.sampling_rate_hz} Hz; expected {expected}")
+    if trace.samples.dtype.kind == "f":
+        bad = trace.samples.size - int(np.count_nonzero(np.isfinite(trace.samples)))
+        if bad:
+            raise WaveformError(f"{where}: {bad} of {trace.samples.size} samples are NaN or infinite")
+        if trace.samples.size and float(np.abs(trace.samples).max()) > np.finfo(np.float32).max / 4:
+            raise WaveformError(f"{where}: amplitudes exceed {np.finfo(np.float32).max / 4:.0e}")
+    return trace
+
+
+def from_arrays(
+    samples: ArrayLike,
+    *,
+    sampling_rate_hz: float,
+    start: datetime | str | float = 0.0,
+    station: str = "XX.ARRAY..HH",
+    components: str = "ZNE",
+) -> list[Trace]:
+    """Traces of one station from an array.
+
+    samples: [components, n]; start: time of the first sample (datetime, ISO 8601 text, or seconds since 1970; UTC
+    unless it says otherwise); station: NET.STA.LOC.BI, BI being the band and instrument code.
+    """
+    array = np.asarray(samples)
+    if array.ndim != 2 or len(array) != len(components):
+        raise UsageError(f"samples have shape {array.shape}; expected [{len(components)}, n] for {components!r}")
+    start_ns = _nanoseconds(start)
+    return [
+        Trace(station + code, start_ns, float(sampling_rate_hz), row)
+        for code, row in zip(components, array, strict=True)
+    ]
+
+
+def from_stream(stream: Stream) -> list[Trace]:
+    """Traces of an ObsPy stream; masked arrays are split at their gaps, empty traces left out."""
+    return [
+        Trace(part.id, part.stats.starttime.ns, float(part.stats.sampling_rate), np.asarray(part.data))
+        for trace in stream
+        for part in (trace.split() if np.ma.isMaskedArray(trace.data) else [trace])
+        if part.stats.npts
+    ]
+
+
+def to_traces(waveforms: Stream | Iterable[Trace]) -> list[Trace]:
+    """Traces from an ObsPy stream or an iterable of traces."""
+    if not isinstance(waveforms, Sequence) and hasattr(waveforms, "traces"):
+        return from_stream(waveforms)
+    traces = list(waveforms)
+    for item in traces:
+        if not isinstance(item, Trace):
+            raise UsageError(f"expected an ObsPy Stream or seisserve.Trace objects, got {type(item).__name__}")
+    return traces
+
+
+def _nanoseconds(time: datetime | str | float) -> int:
+    if isinstance(time, (int, float)):
+        return round(time * 1e6) * 1000
+    moment = datetime.fromisoformat(time) if isinstance(time, str) else time
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    whole = moment.replace(microsecond=0)
+    return round(whole.timestamp()) * 1_000_000_000 + moment.microsecond * 1000

@@ -1,0 +1,137 @@
+"""Windows: cut segments on the absolute-time grid, and stack what the network says about them into a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from seisserve.manifest import Manifest
+from seisserve.segments import Segment
+
+__all__ = ["Curve", "Windows", "cut", "stack"]
+
+
+class Windows(NamedTuple):
+    """Windows over the segments of one instrument, ordered by length, then by time.
+
+    samples: [components, n], all segments one after the other, segment k from bounds[k] to bounds[k + 1].
+    starts, lengths: [windows], in samples. A fragment (a segment shorter than a window) has one window, padded with
+    its edge values; it is the only case of a window that reaches beyond its segment.
+    """
+
+    segments: list[Segment]
+    samples: NDArray[np.number]
+    bounds: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
+        """Windows as the network wants them, in order: float32 [at most size, length, components].
+
+        The middle of each component's range is subtracted first, so that large counts keep their last bits in float32.
+        It depends on nothing but the window's own extremes, and is a whole number unless their range is below one.
+        """
+        for rows in self.batch_rows(size):
+            gathered = self._gather(self.starts[rows], int(self.lengths[rows.start]))
+            highest = gathered.max(axis=2, keepdims=True).astype(np.float64)
+            lowest = gathered.min(axis=2, keepdims=True).astype(np.float64)
+            middle = highest / 2 + lowest / 2
+            middle = np.where(highest - lowest >= 1, np.floor(middle), middle)
+            batch = np.empty((gathered.shape[1], gathered.shape[2], gathered.shape[0]), np.float32)
+            np.subtract(gathered, middle, out=batch.transpose(2, 0, 1), casting="unsafe")
+            yield batch
+
+    def batch_rows(self, size: int) -> Iterator[slice]:
+        """The rows of each batch: at most `size` windows of one length."""
+        edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self)]
+        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+            for low in range(begin, end, size):
+                yield slice(low, min(low + size, end))
+
+    def _gather(self, starts: NDArray[np.int64], length: int) -> NDArray[np.number]:
+        """[components, windows, length]"""
+        segment = np.searchsorted(self.bounds, starts, side="right") - 1
+        first, last = self.bounds[segment], self.bounds[segment + 1] - 1
+        if np.all(starts + length - 1 <= last):
+            return sliding_window_view(self.samples, length, axis=1)[:, starts]
+        index = np.minimum(starts[:, None] + np.arange(length), last[:, None])
+        return self.samples[:, np.maximum(index, first[:, None])]
+
+
+class Curve(NamedTuple):
+    """What the network says about every sample: values [n, labels], laid out like `Windows.samples`."""
+
+    segments: list[Segment]
+    bounds: NDArray[np.int64]
+    values: NDArray[np.float32]
+    labels: tuple[str, ...]
+
+
+def cut(segments: list[Segment], model: Manifest) -> Windows:
+    """Windows that cover every sample of the segments (of one instrument).
+
+    Windows start at whole multiples of the hop since 1970; one more at each end of a segment, flush with it, loses
+    no sample. A fragment goes into the shortest window that the model offers for it.
+    """
+    window, hop = model.window_samples, model.hop_samples
+    lengths = np.array([segment.samples.shape[1] for segment in segments], np.int64)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    starts: list[NDArray[np.int64]] = []
+    sizes: list[NDArray[np.int64]] = []
+    choices = np.array(sorted({*model.fragment_windows, window}))
+    for segment, length, begin in zip(segments, lengths.tolist(), bounds.tolist(), strict=False):
+        if length < window:
+            starts.append(np.array([begin]))
+            sizes.append(choices[np.searchsorted(choices, [length])])
+            continue
+        last = length - window
+        grid = np.arange(-segment.index % hop, last + 1, hop)
+        inside = np.unique(np.concatenate([[0], grid, [last]]))
+        starts.append(begin + inside)
+        sizes.append(np.full(len(inside), window))
+    if not segments:
+        return Windows([], np.zeros((len(model.components), 0)), bounds, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    all_starts, all_sizes = np.concatenate(starts), np.concatenate(sizes)
+    order = np.argsort(all_sizes, kind="stable")
+    samples = segments[0].samples if len(segments) == 1 else np.concatenate([s.samples for s in segments], axis=1)
+    return Windows(segments, samples, bounds, all_starts[order], all_sizes[order])
+
+
+def stack(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest) -> Curve:
+    """The curve over every sample from the outputs of the windows, batch after batch in the order of `batches`.
+
+    outputs: [batch, length, labels]. A window's first and last `blinding_samples` count only where they are also the
+    first or last of the segment. Windows are added up in order of time, so the sum does not depend on the batches.
+    """
+    labels = model.output.labels
+    total = int(windows.bounds[-1])
+    values = np.full((total, len(labels)), -np.inf if model.stacking == "max" else 0, np.float32)
+    count = np.zeros(total, np.float32)
+    segment = np.searchsorted(windows.bounds, windows.starts, side="right") - 1
+    first, last = windows.bounds[segment], windows.bounds[segment + 1]
+    begins = np.where(windows.starts == first, windows.starts, windows.starts + model.blinding_samples)
+    ends = windows.starts + windows.lengths
+    ends = np.where(ends >= last, last, ends - model.blinding_samples)
+    row = 0
+    for batch in outputs:
+        for output in batch:
+            begin, end, origin = int(begins[row]), int(ends[row]), int(windows.starts[row])
+            part = output[begin - origin : end - origin]
+            if model.stacking == "max":
+                np.maximum(values[begin:end], part, out=values[begin:end])
+            else:
+                values[begin:end] += part
+            count[begin:end] += 1
+            row += 1
+    if row != len(windows):
+        raise ValueError(f"{row} outputs for {len(windows)} windows")
+    if model.stacking == "mean":
+        values /= count[:, None]
+    return Curve(windows.segments, windows.bounds, values, labels)

@@ -1,0 +1,73 @@
+"""The models that a server holds: loaded from a repository, found by name and version."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from seisserve import bundle, runtime
+from seisserve.client import DEFAULT_MODEL
+from seisserve.errors import BundleError, ModelNotFound
+from seisserve.manifest import Manifest
+from seisserve.transport import Transport
+
+__all__ = ["Models", "Served", "load"]
+
+log = logging.getLogger(__name__)
+
+
+class Served(NamedTuple):
+    """A model version that is loaded and proven."""
+
+    version: int
+    manifest: Manifest
+    transport: Transport
+
+
+class Models(NamedTuple):
+    """All versions by model name; `failed` has the reason for those that could not be loaded."""
+
+    served: dict[str, dict[int, Served]]
+    failed: dict[str, dict[int, str]]
+
+    def get(self, name: str, version: int = 0) -> Served:
+        """A version of a model; 0 is the latest, an empty name the default model. Raises ModelNotFound."""
+        chosen = name or self.default
+        available = self.served.get(chosen, {})
+        if not available:
+            raise ModelNotFound(f"no model {chosen!r} is served; there is {', '.join(self.served) or 'none'}")
+        if version and version not in available:
+            raise ModelNotFound(f"no version {version} of {chosen!r} is served; there is {sorted(available)}")
+        return available[version or max(available)]
+
+    @property
+    def default(self) -> str:
+        """The model that is meant when none is named."""
+        return DEFAULT_MODEL if DEFAULT_MODEL in self.served else next(iter(self.served), DEFAULT_MODEL)
+
+
+def load(repository: Path, runtime_name: str, lanes: int | None) -> Models:
+    """The latest version of each model in the repository. A bundle that fails its checks is left out, with the reason.
+
+    Raises UsageError if the folder is no repository, BundleError if no model could be loaded.
+    """
+    models = Models({}, {})
+    for name, versions in bundle.models(repository).items():
+        version = versions[-1]
+        try:
+            found = bundle.read(repository / name / str(version))
+            if found.name != name:
+                raise BundleError(f"{found.folder}: the manifest says {found.name!r}, the folder {name!r}")
+            transport = runtime.load(found, runtime_name, lanes)
+        except BundleError as error:
+            log.error("model %s version %d not loaded: %s", name, version, error)
+            models.failed.setdefault(name, {})[version] = str(error)
+            continue
+        models.served.setdefault(name, {})[version] = Served(version, found.manifest, transport)
+        log.info("model %s version %d is served from %s", name, version, found.folder)
+    if not models.served:
+        raise BundleError(f"{repository}: no model could be loaded" + "".join(
+            f"; {reason}" for versions in models.failed.values() for reason in versions.values()
+        ))  # fmt: skip
+    return models

@@ -1,0 +1,77 @@
+"""The data plane: check the arrays, run the network on them. It knows no protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seisserve.errors import UsageError
+from seisserve.manifest import Manifest
+from seisserve.pipeline import BATCH
+from seisserve_serving.models import Served
+
+__all__ = ["SIGNATURES", "predict", "signature_shape"]
+
+SIGNATURES = ("serving_default", "fragment")
+
+
+def signature_shape(manifest: Manifest, signature: str) -> tuple[int, ...]:
+    """Shape of the input in a signature, -1 where it is free. Raises UsageError for one that the model hasn't."""
+    offered = SIGNATURES if manifest.fragment_windows else SIGNATURES[:1]
+    name = signature or SIGNATURES[0]
+    if name not in offered:
+        raise UsageError(f"signature {signature!r}: {manifest.name} has {', '.join(offered)}")
+    return manifest.input.shape if name == SIGNATURES[0] else (-1, -1, *manifest.input.shape[2:])
+
+
+def predict(
+    served: Served,
+    inputs: Mapping[str, NDArray[np.float32]],
+    signature: str,
+    output_filter: Sequence[str],
+    pool: ThreadPoolExecutor,
+) -> dict[str, NDArray[np.float32]]:
+    """The outputs that are asked for (all without a filter). Raises UsageError that names the input at fault.
+
+    More windows than a batch are split, and the parts run side by side; what a window gives does not depend on that.
+    """
+    manifest = served.manifest
+    _check(manifest, inputs, signature)
+    names = [output.name for output in manifest.outputs]
+    for name in output_filter:
+        if name not in names:
+            raise UsageError(f"output_filter {name!r}: {manifest.name} has the outputs {', '.join(names)}")
+    windows = inputs[manifest.input.name]
+    if not len(windows):
+        outputs = {output.name: np.zeros((0, *_output_shape(windows, manifest)), np.float32) for output in manifest.outputs}
+    elif len(windows) <= BATCH:
+        outputs = dict(served.transport.predict(manifest, inputs))
+    else:
+        parts = [{manifest.input.name: windows[low : low + BATCH]} for low in range(0, len(windows), BATCH)]
+        done = list(pool.map(lambda part: served.transport.predict(manifest, part), parts))
+        outputs = {name: np.concatenate([part[name] for part in done]) for name in names}
+    return {name: outputs[name] for name in (output_filter or names)}
+
+
+def _output_shape(windows: NDArray[np.float32], manifest: Manifest) -> tuple[int, ...]:
+    return windows.shape[1] // manifest.output.stride, len(manifest.output.labels)
+
+
+def _check(manifest: Manifest, inputs: Mapping[str, NDArray[np.float32]], signature: str) -> None:
+    shape = signature_shape(manifest, signature)
+    name = manifest.input.name
+    if set(inputs) != {name}:
+        raise UsageError(f"inputs are {sorted(inputs)}; {manifest.name} takes [{name!r}]")
+    found = inputs[name].shape
+    fits = len(found) == len(shape) and all(want in (-1, size) for size, want in zip(found, shape, strict=True))
+    if not fits:
+        raise UsageError(f"input {name!r}: shape {list(found)}; expected {list(shape)} (-1 is free)")
+    lengths = (*manifest.fragment_windows, manifest.window_samples)
+    if found[1] not in lengths:
+        raise UsageError(f"input {name!r}: {found[1]} samples; {manifest.name} takes {', '.join(map(str, lengths))}")
+    bad = inputs[name].size - int(np.count_nonzero(np.isfinite(inputs[name])))
+    if bad:
+        raise UsageError(f"input {name!r}: {bad} of {inputs[name].size} values are NaN or infinite")

@@ -1,0 +1,239 @@
+"""Augmentations of Zhu, Mousavi and Beroza (2020, Advances in Geophysics 61), one pure function each.
+
+Each takes an Example and the random generator, and returns a new Example. Onsets that an augmentation hides are taken
+away or marked as unsure, so that the network is never asked for what cannot be seen.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+__all__ = [
+    "Example",
+    "channel_dropout",
+    "false_positive_noise",
+    "high_pass",
+    "rotate_horizontals",
+    "shift",
+    "stack_event",
+    "superpose_noise",
+]
+
+Array = NDArray[np.float32]
+
+
+class Example(NamedTuple):
+    """A window on its way to the network.
+
+    waveform: float32 [samples, components] (Z, N, E); p, s: onsets in samples, which may lie outside the window;
+    sure: bool [samples], where the labels can be relied on (elsewhere the loss does not look).
+    """
+
+    waveform: Array
+    p: tuple[float, ...]
+    s: tuple[float, ...]
+    sure: NDArray[np.bool_]
+
+
+def shift(example: Example, rng: np.random.Generator, samples: int, stretch: float = 0.0) -> Example:
+    """A window of `samples` at a random place: an onset lies anywhere in it, four times in five.
+
+    stretch: time runs faster or slower by up to this share (log-uniform), which also moves frequencies and S-P times.
+    Beyond the ends of the trace the edge values are held, as serving does with fragments.
+    """
+    length = len(example.waveform)
+    speed = float(np.exp(rng.uniform(-stretch, stretch))) if stretch else 1.0
+    span = samples * speed
+    onsets = example.p + example.s
+    if onsets and rng.random() < 0.8:
+        start = float(onsets[rng.integers(len(onsets))]) - span * rng.uniform(0.01, 0.99)
+    else:
+        start = rng.uniform(min(0.0, length - span), max(0.0, length - span))
+    if length > span:
+        start = min(max(start, -0.05 * span), length - 0.95 * span)
+    if not stretch:
+        start = float(round(start))
+    at = start + speed * np.arange(samples)
+    inside = np.clip(at, 0, length - 1)
+    below = np.minimum(inside.astype(np.int64), length - 2)
+    weight = (inside - below).astype(np.float32)[:, None]
+    waveform = example.waveform[below] * (1 - weight) + example.waveform[below + 1] * weight
+    sure = example.sure[np.round(inside).astype(np.int64)]
+
+    def moved(times: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple((time - start) / speed for time in times)
+
+    return Example(waveform, moved(example.p), moved(example.s), sure)
+
+
+def stack_event(example: Example, other: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """Two events in one window, at a random amplitude ratio at which each stays visible above the other.
+
+    The example comes back as it was if no ratio leaves all onsets visible.
+    """
+    ratio = float(np.exp(rng.uniform(np.log(0.05), np.log(20))))
+    scaled = other.waveform * (ratio * _peak(example.waveform) / max(_peak(other.waveform), np.finfo(np.float32).tiny))
+    if not (
+        _visible(example, scaled, rate_hz) and _visible(other._replace(waveform=scaled), example.waveform, rate_hz)
+    ):
+        return example
+    return Example(example.waveform + scaled, example.p + other.p, example.s + other.s, example.sure & other.sure)
+
+
+def superpose_noise(
+    example: Example, noise: Array, rng: np.random.Generator, rate_hz: float, lowest_snr: float = 1.5
+) -> Example:
+    """Noise [samples, components] added at a random level that leaves every onset at least `lowest_snr` above it."""
+    strength = _rms(noise)
+    if not strength:
+        return example
+    onsets = _inside(example.p + example.s, len(example.waveform))
+    if onsets:
+        weakest = min(_onset_amplitude(example.waveform, onset, rate_hz) for onset in onsets)
+        level = weakest / float(np.exp(rng.uniform(np.log(lowest_snr), np.log(100))))
+    else:
+        level = _rms(example.waveform) * float(10 ** rng.uniform(-1.5, 1))
+    return example._replace(waveform=example.waveform + noise * np.float32(level / strength))
+
+
+def false_positive_noise(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """One of the faults that pickers take for arrivals: a gap, a step, spikes, a repeated or pulsed stretch."""
+    kind = rng.integers(5)
+    return (_gap, _step, _spikes, _repeat, _pulse)[kind](example, rng, rate_hz)
+
+
+def channel_dropout(example: Example, rng: np.random.Generator) -> Example:
+    """One or two components set to zero, as a dead or missing channel is served."""
+    keep = ((0,), (0,), (0, 1), (0, 2), (1, 2), (1,))[rng.integers(6)]
+    waveform = np.zeros_like(example.waveform)
+    waveform[:, keep] = example.waveform[:, keep]
+    return example._replace(waveform=waveform)
+
+
+def rotate_horizontals(example: Example, rng: np.random.Generator) -> Example:
+    """A sensor turned by a random angle, with a random polarity and unequal gains."""
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    gains = np.diag(10 ** rng.uniform(-0.2, 0.2, 3)) * rng.choice([-1, 1])
+    return example._replace(waveform=(example.waveform @ (turn @ gains).astype(np.float32)).astype(np.float32))
+
+
+def high_pass(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """A first-order instrument corner between 0.05 and 3 Hz (causal: onsets stay where they are)."""
+    pole = float(np.exp(-2 * np.pi * np.exp(rng.uniform(np.log(0.05), np.log(3))) / rate_hz))
+    first = example.waveform[:1]
+    return example._replace(
+        waveform=np.asarray(lfilter([1, -1], [1, -pole], example.waveform - first, axis=0), np.float32)
+    )
+
+
+def _gap(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """Samples lost: zero, the last value held, or everything before (or after) it held, as at the end of a record."""
+    length = len(example.waveform)
+    begin = int(rng.integers(1, length - 1))
+    end = min(length, begin + int(np.exp(rng.uniform(np.log(0.05), np.log(15))) * rate_hz) + 1)
+    style = rng.integers(4)
+    if style == 2:
+        begin, end = 0, begin
+    elif style == 3:
+        end = length
+    waveform = example.waveform.copy()
+    waveform[begin:end] = 0 if style == 0 else example.waveform[end] if style == 2 else example.waveform[begin - 1]
+    return _hide(example._replace(waveform=waveform), begin, end, rate_hz)
+
+
+def _step(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """A jump of the offset, which stays or decays as a high-pass lets it."""
+    length = len(example.waveform)
+    begin = int(rng.integers(length))
+    decay = np.exp(rng.uniform(np.log(0.2), np.log(100))) * rate_hz
+    shape = np.exp(-np.arange(length - begin) / decay)[:, None] * rng.uniform(-1, 1, 3) * _level(example, rng)
+    waveform = example.waveform.copy()
+    waveform[begin:] += shape.astype(np.float32)
+    return example._replace(waveform=waveform)
+
+
+def _spikes(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """Up to eight spikes of one to three samples on one or all components."""
+    waveform = example.waveform.copy()
+    on = rng.random(3) < 0.6
+    for _ in range(int(rng.integers(1, 9))):
+        begin = int(rng.integers(len(waveform)))
+        waveform[begin : begin + int(rng.integers(1, 4))] += (rng.uniform(-1, 1, 3) * on * _level(example, rng)).astype(
+            np.float32
+        )
+    return example._replace(waveform=waveform)
+
+
+def _repeat(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """A stretch sent again by telemetry in place of what followed it."""
+    length = len(example.waveform)
+    size = int(rng.uniform(0.5, 5) * rate_hz)
+    begin = int(rng.integers(0, length - 2 * size))
+    waveform = example.waveform.copy()
+    waveform[begin + size : begin + 2 * size] = example.waveform[begin : begin + size]
+    return _hide(example._replace(waveform=waveform), begin + size, begin + 2 * size, rate_hz)
+
+
+def _pulse(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+    """A calibration pulse: a box or a ringing sine with sharp ends."""
+    length = len(example.waveform)
+    size = int(rng.uniform(0.2, 8) * rate_hz)
+    begin = int(rng.integers(0, length - size))
+    time = np.arange(size) / rate_hz
+    box = np.ones(size) if rng.random() < 0.5 else np.sin(2 * np.pi * rng.uniform(0.5, 20) * time)
+    waveform = example.waveform.copy()
+    waveform[begin : begin + size] += (box[:, None] * rng.uniform(-1, 1, 3) * _level(example, rng)).astype(np.float32)
+    return example._replace(waveform=waveform)
+
+
+def _hide(example: Example, begin: int, end: int, rate_hz: float) -> Example:
+    """Without the onsets between begin and end; those whose wave was cut into are unsure."""
+    sure = example.sure.copy()
+    margin = int(0.5 * rate_hz)
+    for onset in _inside(example.p + example.s, len(sure)):
+        if begin - margin < onset < begin or end <= onset < end + margin:
+            sure[max(int(onset) - margin, 0) : int(onset) + margin] = False
+
+    def seen(onsets: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(onset for onset in onsets if not begin <= onset < end)
+
+    return Example(example.waveform, seen(example.p), seen(example.s), sure)
+
+
+def _visible(example: Example, over: Array, rate_hz: float) -> bool:
+    """Whether each onset inside the window stands 1.5 times above the other waveform around it."""
+    second = int(rate_hz)
+    for onset in _inside(example.p + example.s, len(example.waveform)):
+        at = int(onset)
+        if _onset_amplitude(example.waveform, onset, rate_hz) < 1.5 * _rms(over[max(at - second, 0) : at + second]):
+            return False
+    return True
+
+
+def _onset_amplitude(waveform: Array, onset: float, rate_hz: float) -> float:
+    """Rms in the second after the onset, [samples, components]."""
+    return _rms(waveform[int(onset) : int(onset + rate_hz) + 1])
+
+
+def _inside(onsets: tuple[float, ...], length: int) -> list[float]:
+    return [onset for onset in onsets if 0 <= onset < length]
+
+
+def _rms(waveform: Array) -> float:
+    """Root mean square about each component's mean; scaled first, since squares of 1e-30 do not fit float32."""
+    peak = _peak(waveform)
+    return peak * float(np.std(waveform / np.float32(peak), axis=0, dtype=np.float64).mean()) if peak else 0.0
+
+
+def _peak(waveform: Array) -> float:
+    return float(np.abs(waveform).max()) if waveform.size else 0.0
+
+
+def _level(example: Example, rng: np.random.Generator) -> float:
+    """An amplitude from the background of the window to three hundred times that."""
+    return _rms(example.waveform) * float(10 ** rng.uniform(0, 2.5))

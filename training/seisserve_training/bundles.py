@@ -1,0 +1,131 @@
+"""From a trained network to a bundle: thresholds chosen on dev, SavedModel, golden windows, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import msgspec
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from seisserve import manifest as manifests
+from seisserve._version import __version__
+from seisserve.bundle import digest
+from seisserve.manifest import Artifact, Label, Manifest, Source, Training
+from seisserve.windows import Curve
+from seisserve_training.config import Config
+from seisserve_training.datasets import LabelledTrace
+from seisserve_training.evaluation import curves, evaluate, residuals
+from seisserve_training.synthetic import synthetic_event, synthetic_noise
+from seisserve_training.training import contract, keras_transport
+
+__all__ = ["choose_labels", "golden_windows", "write_bundle"]
+
+CANDIDATES = np.round(np.arange(0.15, 0.8, 0.05), 2)
+WITHIN_S = 0.5
+
+
+def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTrace], folder: Path) -> Manifest:
+    """Write the bundle of a trained network: SavedModel, golden.npz and manifest.json. Export adds the rest.
+
+    traces: those that it was trained with; their dev split chooses the thresholds.
+    """
+    manifest = contract(config)
+    dev = [trace for trace in traces if trace.row.split == "dev"]
+    if dev:
+        labels = choose_labels(dev, curves(dev, manifest, keras_transport(model)), manifest, config.data.incomplete)
+        manifest = msgspec.structs.replace(manifest, labels=labels)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(model, manifest, folder)
+    windows = golden_windows(config)
+    np.savez(folder / "golden.npz", input=windows, output=keras_transport(model).function(windows))
+    sha256, size = digest(folder)
+    artifact = Artifact(file=".", format="saved_model", sha256=sha256, size_bytes=size)
+    schedule = config.schedule
+    training = Training(
+        sources=sources(traces, config),
+        config_sha256=config.sha256,
+        seed=schedule.seed,
+        code_version=__version__,
+        windows_seen=schedule.epochs * schedule.steps_per_epoch * schedule.batch_size,
+    )
+    manifest = msgspec.structs.replace(manifest, artifacts={"saved_model": artifact}, training=training)
+    manifests.write(folder, manifest)
+    return manifest
+
+
+def save(model: keras.Model, manifest: Manifest, folder: Path) -> None:
+    """Write the SavedModel: `serving_default` takes whole windows, `fragment` the shorter ones too."""
+    name, output = manifest.input.name, manifest.output.name
+    components = len(manifest.components)
+    module = tf.Module()
+    module.model = model
+
+    def run(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {output: model(waveform, training=False)}
+
+    def signature(samples: int | None) -> Any:
+        return tf.function(run).get_concrete_function(tf.TensorSpec((None, samples, components), tf.float32, name=name))
+
+    signatures = {"serving_default": signature(manifest.window_samples)}
+    if manifest.fragment_windows:
+        signatures["fragment"] = signature(None)
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def choose_labels(
+    dev: Sequence[LabelledTrace], made: Sequence[Curve], manifest: Manifest, incomplete: Sequence[str]
+) -> dict[str, Label]:
+    """For each phase the threshold with the best F1 on dev, and the factor that makes two thirds of the residuals
+    smaller than the stated uncertainty."""
+    f1: dict[str, list[float]] = {label: [] for label in manifest.labels}
+    for threshold in CANDIDATES.tolist():
+        read = manifest.with_options(dict.fromkeys(manifest.labels, threshold))
+        scores = evaluate(dev, made, read, (WITHIN_S,), incomplete, resamples=0).scores
+        for label, values in f1.items():
+            values.append(scores["all", label, WITHIN_S].f1)
+    best = {label: float(CANDIDATES[_plateau(values)]) for label, values in f1.items()}
+    scales = {}
+    for label, ratios in residuals(dev, made, manifest.with_options(best), WITHIN_S).items():
+        scales[label] = round(float(np.quantile(ratios, 0.68)), 3) if len(ratios) > 20 else 1.0
+    return {
+        label: Label(threshold=best[label], uncertainty_scale=scales[label], chosen_on=f"dev, {len(dev)} traces")
+        for label in manifest.labels
+    }
+
+
+def _plateau(values: Sequence[float]) -> int:
+    """Where the mean of three neighbours is highest: a single best value is luck on little data."""
+    padded = np.pad(np.array(values), 1, mode="edge")
+    return int(np.argmax((padded[:-2] + padded[1:-1] + padded[2:]) / 3))
+
+
+def golden_windows(config: Config) -> NDArray[np.float32]:
+    """Made windows of every kind: events, noise, one component, a constant, the smallest and largest amplitudes."""
+    samples, rate = config.network.window_samples, config.sampling_rate_hz
+    rng = np.random.default_rng(20_190_101)
+    events = [synthetic_event(rng, samples, rate).waveform for _ in range(4)]
+    events = [event / np.abs(event).max() * 1000 for event in events]
+    windows = [*events, synthetic_noise(rng, samples, rate), events[0] * 1e-14, events[1] * 1e9, np.zeros_like(events[0])]
+    one_component = events[2].copy()
+    one_component[:, 1:] = 0
+    return np.stack([*windows, one_component, np.full_like(events[0], 7)]).astype(np.float32)
+
+
+def sources(traces: Sequence[LabelledTrace], config: Config) -> tuple[Source, ...]:
+    """The training split's sources, with licences and counts."""
+    counts: dict[tuple[str, str], int] = {}
+    for trace in traces:
+        if trace.row.split == "train":
+            key = (trace.row.source, trace.row.licence)
+            counts[key] = counts.get(key, 0) + 1
+    found = [Source(name=name, licence=licence, traces=count) for (name, licence), count in sorted(counts.items())]
+    if config.data.synthetic_events:
+        found.append(
+            Source(name="synthetic (seisserve_training.synthetic)", licence="Apache-2.0", traces=config.data.synthetic_events)
+        )
+    return tuple(found)

@@ -1,0 +1,55 @@
+"""PhaseNet: Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers, ops
+
+from seisserve_training.models.layers import Standardise
+
+__all__ = ["phasenet"]
+
+DEPTH, STRIDE, KERNEL = 5, 4, 7
+
+
+def phasenet(components: int = 3, classes: int = 3, filters: int = 8, dropout: float = 0.0) -> keras.Model:
+    """The U-Net of the paper, normalisation included.
+
+    Input `waveform` [n, samples, components] in raw counts, samples a multiple of 256 (the total stride); output
+    `probability` [n, samples, classes]. Convolutions are two-dimensional of height one, [n, 1, samples, channels]:
+    runtimes have their fast kernels there.
+    """
+    waveform = keras.Input((None, components), name="waveform")
+    x = ops.expand_dims(Standardise(name="standardise")(waveform), 1)
+    x = _conv(x, filters, "in")
+    skips = []
+    for level in range(DEPTH):
+        x = _conv(x, filters << level, f"down{level}", dropout=dropout)
+        if level < DEPTH - 1:
+            skips.append(x)
+            x = _conv(x, filters << level, f"stride{level}", stride=STRIDE, dropout=dropout)
+    for level in reversed(range(DEPTH - 1)):
+        x = _up(x, filters << level, f"up{level}", dropout)
+        x = layers.Concatenate(name=f"skip{level}")([skips[level], x])
+        x = _conv(x, filters << level, f"join{level}", dropout=dropout)
+    x = layers.Conv2D(classes, 1, name="logits")(x)
+    probability = layers.Softmax(name="softmax")(ops.squeeze(x, 1))
+    return keras.Model(waveform, probability, name="phasenet")
+
+
+def _conv(x, filters: int, name: str, stride: int = 1, dropout: float = 0.0):  # type: ignore[no-untyped-def]
+    """[n, 1, samples, c] -> [n, 1, samples / stride, filters]"""
+    x = layers.Conv2D(filters, (1, KERNEL), (1, stride), "same", use_bias=False, name=name)(x)
+    return _finish(x, name, dropout)
+
+
+def _up(x, filters: int, name: str, dropout: float):  # type: ignore[no-untyped-def]
+    """[n, 1, samples, c] -> [n, 1, samples * STRIDE, filters]"""
+    x = layers.Conv2DTranspose(filters, (1, KERNEL), (1, STRIDE), "same", use_bias=False, name=name)(x)
+    return _finish(x, name, dropout)
+
+
+def _finish(x, name: str, dropout: float):  # type: ignore[no-untyped-def]
+    x = layers.BatchNormalization(name=f"{name}_norm", momentum=0.98)(x)
+    x = layers.ReLU(name=f"{name}_relu")(x)
+    return layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x

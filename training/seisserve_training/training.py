@@ -1,0 +1,230 @@
+"""The training loop: one function, read from top to bottom."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from seisserve.manifest import Label, Manifest, Output, Tensor
+from seisserve.transport import FakeTransport
+from seisserve_training.config import Config
+from seisserve_training.datasets import Dataset, LabelledTrace, read_rows
+from seisserve_training.evaluation import Evaluation, curves, evaluate
+from seisserve_training.examples import Examples
+from seisserve_training.labels import PHASES
+from seisserve_training.models.phasenet import phasenet
+
+__all__ = ["History", "contract", "forget", "keras_transport", "load", "network", "train"]
+
+WARM_UP_STEPS = 200
+THRESHOLD = 0.3  # for the dev score while training; the bundle's own thresholds are chosen on dev afterwards
+
+
+class History(NamedTuple):
+    """One epoch: mean training loss, and dev F1 at 0.5 s of P and S (NaN without a dev split)."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    dev_p_f1: float
+    dev_s_f1: float
+
+
+def network(config: Config) -> keras.Model:
+    """The network that the configuration names, with fresh weights."""
+    return phasenet(len(config.components), len(PHASES), config.network.filters, config.network.dropout)
+
+
+def contract(config: Config) -> Manifest:
+    """The manifest of a bundle with this network, before anything was measured."""
+    window, components = config.network.window_samples, len(config.components)
+    label = Label(threshold=THRESHOLD)
+    return Manifest(
+        name=config.name,
+        task="picking",
+        summary=config.summary,
+        licence="Apache-2.0",
+        citation="Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423",
+        sampling_rate_hz=config.sampling_rate_hz,
+        components=config.components,
+        window_samples=window,
+        fragment_windows=tuple(size for size in (512, 1024, 2048) if size < window),
+        hop_samples=window // 2,
+        edge_samples=round(1.0 * config.sampling_rate_hz),
+        input=Tensor(name="waveform", shape=(-1, window, components)),
+        outputs=(Output(name="probability", shape=(-1, window, len(PHASES)), labels=PHASES),),
+        labels={"P": label, "S": label},
+    )
+
+
+def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Model:
+    """Train the network and return it with its best averaged weights; go on from the last checkpoint if there is one.
+
+    folder: gets checkpoints, history.csv and history.png. traces: labelled; splits train and dev are used.
+    """
+    keras.utils.set_random_seed(config.schedule.seed)
+    dev = [trace for trace in traces if trace.row.split == "dev"]
+    model = network(config)
+    optimizer = keras.optimizers.Adam(config.schedule.learning_rate)
+    optimizer.build(model.trainable_variables)
+    average = [tf.Variable(weight, trainable=False) for weight in model.weights]
+    state = {name: tf.Variable(value, trainable=False) for name, value in (("epoch", 0), ("best_epoch", 0))}
+    best_score = tf.Variable(-1.0, trainable=False)
+    best = [tf.Variable(weight, trainable=False) for weight in model.weights]
+    checkpoint = tf.train.Checkpoint(
+        weights=list(map(_value, model.weights)), optimizer=list(map(_value, optimizer.variables)),
+        average=average, best=best, best_score=best_score, **state,
+    )  # fmt: skip
+    manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints"), max_to_keep=2)
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+
+    def apply_average() -> list[NDArray[np.float32]]:
+        own = model.get_weights()
+        model.set_weights([value.numpy() for value in average])
+        return own
+
+    @tf.function
+    def step(waveform: tf.Tensor, target: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            probability = model(waveform, training=True)
+            loss = _loss(probability, target)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.learning_rate.assign(rate)
+        optimizer.apply(gradients, model.trainable_variables)
+        done = tf.cast(optimizer.iterations, tf.float32)
+        forget = 1 - tf.minimum(config.schedule.average, done / (done + 10))  # short memory at first: forget the start
+        for mean, weight in zip(average, model.weights, strict=True):
+            mean.assign_add(forget * (weight.value - mean))
+        return loss
+
+    first = int(state["epoch"])
+    steps, batch = config.schedule.steps_per_epoch, config.schedule.batch_size
+    stream = iter(stream_of(Examples([t for t in traces if t.row.split == "train"], config), first * steps * batch))
+    for epoch in range(first, config.schedule.epochs):
+        if epoch - int(state["best_epoch"]) > config.schedule.patience:
+            break
+        losses = []
+        progress = tqdm(range(steps), desc=f"epoch {epoch + 1}/{config.schedule.epochs}", disable=None, leave=False)
+        for number in progress:
+            rate = learning_rate(config, epoch * steps + number)
+            losses.append(float(step(*next(stream), tf.constant(rate, tf.float32))))
+            progress.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
+        own = apply_average()
+        f1 = dev_scores(model, config, dev)
+        score = float(np.mean(f1)) if dev else float(epoch)
+        if score > float(best_score):
+            best_score.assign(score)
+            state["best_epoch"].assign(epoch)
+            for kept, weight in zip(best, model.weights, strict=True):
+                kept.assign(weight.value)
+        model.set_weights(own)
+        state["epoch"].assign(epoch + 1)
+        manager.save()
+        record(folder, History(epoch + 1, float(np.mean(losses)), rate, *f1))
+    model.set_weights([value.numpy() for value in best])
+    return model
+
+
+def load(config: Config, data_root: Path) -> list[LabelledTrace]:
+    """All traces of the train and dev splits that the configuration names, in memory."""
+    rows = [row for path in config.data.paths for row in read_rows((data_root / path).resolve())]
+    rows = [row for row in rows if row.split != "test"]
+    data = Dataset(rows, config.sampling_rate_hz, config.components)
+    return [data.load(row) for row in tqdm(rows, desc="reading", disable=None, leave=False)]
+
+
+def stream_of(examples: Examples, start: int) -> tf.data.Dataset:
+    """Batches of the endless stream of examples from number `start` on, made in the background."""
+    config = examples.config
+    samples, components = config.network.window_samples, len(config.components)
+
+    def make(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        waveform, target = tf.numpy_function(examples.make, [number], [tf.float32, tf.float32], stateful=False)
+        waveform.set_shape((samples, components))
+        target.set_shape((samples, len(PHASES) + 1))
+        return waveform, target
+
+    numbers = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+    return numbers.map(make, num_parallel_calls=2, deterministic=True).batch(config.schedule.batch_size).prefetch(4)
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up, then a cosine down to zero at the last step."""
+    total = config.schedule.epochs * config.schedule.steps_per_epoch
+    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return config.schedule.learning_rate * warm * 0.5 * (1 + float(np.cos(np.pi * step / total)))
+
+
+def dev_scores(model: keras.Model, config: Config, dev: list[LabelledTrace]) -> tuple[float, float]:
+    """F1 of P and S at 0.5 s on the dev traces."""
+    if not dev:
+        return float("nan"), float("nan")
+    manifest = contract(config)
+    found: Evaluation = evaluate(
+        dev, curves(dev, manifest, keras_transport(model)), manifest, (0.5,), config.data.incomplete, resamples=0
+    )
+    return found.scores["all", "P", 0.5].f1, found.scores["all", "S", 0.5].f1
+
+
+def keras_transport(model: keras.Model) -> FakeTransport:
+    """A transport that runs a Keras model as it stands."""
+    call = tf.function(lambda waveform: model(waveform, training=False), reduce_retracing=True)
+    return FakeTransport(lambda waveform: np.asarray(call(tf.constant(waveform))))
+
+
+def forget(folder: Path) -> None:
+    """Remove what a run has left in its folder."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("history.csv", "history.png"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def record(folder: Path, epoch: History) -> None:
+    """Add an epoch to history.csv and draw history.png anew."""
+    path = folder / "history.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(History._fields)
+        writer.writerow(epoch)
+    with path.open(newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    draw(rows, folder / "history.png")
+
+
+def draw(rows: list[dict[str, float]], path: Path) -> None:
+    """The loss and the dev scores over the epochs, as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    epochs = [row["epoch"] for row in rows]
+    above.plot(epochs, [row["loss"] for row in rows], "k.-")
+    above.set(ylabel="training loss", yscale="log")
+    for phase, colour in (("p", "tab:blue"), ("s", "tab:red")):
+        below.plot(epochs, [row[f"dev_{phase}_f1"] for row in rows], ".-", color=colour, label=phase.upper())
+    below.set(xlabel="epoch", ylabel="dev F1 at 0.5 s")
+    below.legend()
+    figure.savefig(path)
+
+
+def _loss(probability: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy over the samples whose labels are sure. target [n, samples, classes + 1]."""
+    sure = target[..., -1]
+    entropy = -tf.reduce_sum(target[..., :-1] * tf.math.log(probability + 1e-7), axis=-1)
+    return tf.reduce_sum(entropy * sure) / (tf.reduce_sum(sure) + 1.0)
+
+
+def _value(variable: Any) -> tf.Variable:
+    """The TensorFlow variable inside a Keras one."""
+    return variable.value
