@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from seisserve._version import __version__
-from seisserve.errors import BundleError, SeisserveError, UsageError, WaveformError
+from seisserve.errors import BundleError, SeisserveError, WaveformError
 
-__all__ = ["main", "seisserve"]
+__all__ = ["FAILED", "SOME_INPUTS_FAILED", "WRONG_USAGE", "fail", "main", "run", "seisserve"]
 
 ENTRY_POINTS = "seisserve.commands"
 FAILED, WRONG_USAGE, SOME_INPUTS_FAILED = 1, 2, 3
@@ -45,13 +45,20 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code; errors go to standard error, one line each."""
     try:
         result: Any = seisserve(arguments, prog_name="seisserve", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return WRONG_USAGE
+    except click.UsageError as error:
+        see = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        return fail(f"{error.format_message()}{see}", WRONG_USAGE)
+    except click.ClickException as error:
+        return fail(error.format_message(), WRONG_USAGE)
     except click.Abort:
         return fail("interrupted", FAILED)
-    except (UsageError, SeisserveError) as error:
+    except SeisserveError as error:
         return fail(str(error), exit_code(error))
+    except OSError as error:  # a full disk, a file without leave to write
+        return fail(str(error), FAILED)
     return result if isinstance(result, int) else 0
 
 

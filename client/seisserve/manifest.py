@@ -132,6 +132,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"hop_samples {self.hop_samples} and twice blinding_samples {self.blinding_samples} exceed "
                 f"window_samples {self.window_samples}: samples would be lost"
             )
+        if len(set(self.components)) < len(self.components):
+            raise ValueError(f"components {self.components!r} name one of them twice")
         if any(length >= self.window_samples for length in self.fragment_windows):
             raise ValueError(f"fragment_windows {self.fragment_windows} must be below {self.window_samples}")
         unknown = set(self.labels) - set(self.outputs[0].labels)

@@ -127,6 +127,7 @@ def _snr_db(segment: Segment, sample: int) -> float:
     if begin < 0 or sample + signal > segment.samples.shape[1]:
         return float("nan")
     part = segment.samples[:, begin : sample + signal].astype(np.float64)
+    part -= part[:, :1].copy()  # a large offset would cost the power its last digits
     power_before = float(part[:, :noise].var(axis=1).sum())
     power_after = float(part[:, noise + guard :].var(axis=1).sum())
     if power_before <= 0 or power_after <= 0:

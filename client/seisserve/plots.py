@@ -19,7 +19,7 @@ from seisserve.traces import Trace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "save"]
+__all__ = ["check_suffix", "draw", "save"]
 
 COLOURS = {"P": "tab:blue", "S": "tab:red"}
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -27,9 +27,14 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture; the suffix says in which format. Raises UsageError."""
+    check_suffix(path)
+    figure.savefig(path, dpi=120)
+
+
+def check_suffix(path: Path) -> None:
+    """Raises UsageError for a suffix that means no kind of picture."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: pictures are written as {', '.join(SUFFIXES)}")
-    figure.savefig(path, dpi=120)
 
 
 def draw(traces: Sequence[Trace], annotated: Sequence[Annotation], picks: Sequence[Pick]) -> Figure:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,7 +20,7 @@ from seisserve.picks import Pick
 if TYPE_CHECKING:
     from obspy.core.event import Catalog
 
-__all__ = ["COLUMNS", "Picks", "format_of", "time_text"]
+__all__ = ["COLUMNS", "Picks", "check_format", "format_of", "time_text"]
 
 COLUMNS = (
     "trace_id", "phase", "time", "probability", "uncertainty_s", "snr_db", "flags", "model", "version",
@@ -102,6 +103,7 @@ class Picks(list[Pick]):
         kind: csv, jsonl, or one that ObsPy can write a catalog in (QUAKEML, SC3ML, NORDIC, ...). Raises UsageError.
         """
         chosen = kind or (format_of(target) if isinstance(target, Path) else "csv")
+        check_format(chosen)
         if chosen in ("csv", "jsonl"):
             text = self.to_csv() if chosen == "csv" else self.to_jsonl()
         else:
@@ -115,10 +117,21 @@ class Picks(list[Pick]):
         content = io.BytesIO()
         catalog = self.to_catalog()
         try:
-            catalog.write(content, format=kind.upper())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # ObsPy has a newer name for SC3ML; older ObsPy has not
+                catalog.write(content, format=kind.upper())
         except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
             raise UsageError(f"picks cannot be written as {kind!r}: {error}") from error
         return content.getvalue().decode()
+
+
+def check_format(kind: str) -> None:
+    """Raises UsageError for a format that does not exist, MissingExtra for one that needs ObsPy where it is not."""
+    if kind in TEXT_FORMATS.values():
+        return
+    offered = need("obspy.core.util.base", "obspy").ENTRY_POINTS["event_write"]
+    if kind.upper() not in offered:
+        raise UsageError(f"format {kind!r}: picks can be written as csv, jsonl, {', '.join(sorted(offered))}")
 
 
 def format_of(path: Path) -> str:

@@ -36,14 +36,14 @@ class Windows(NamedTuple):
         """Windows as the network wants them, in order: float32 [at most size, length, components].
 
         The middle of each component's range is subtracted first, so that large counts keep their last bits in float32.
-        It depends on nothing but the window's own extremes, and is a whole number unless their range is below one.
+        It depends on nothing but the window's own extremes. Of whole numbers it is half of one at most, so float32 holds
+        the difference exactly as long as their range is below 2**24.
         """
         for rows in self.batch_rows(size):
             gathered = self._gather(self.starts[rows], int(self.lengths[rows.start]))
             highest = gathered.max(axis=2, keepdims=True).astype(np.float64)
             lowest = gathered.min(axis=2, keepdims=True).astype(np.float64)
             middle = highest / 2 + lowest / 2
-            middle = np.where(highest - lowest >= 1, np.floor(middle), middle)
             batch = np.empty((gathered.shape[1], gathered.shape[2], gathered.shape[0]), np.float32)
             np.subtract(gathered, middle, out=batch.transpose(2, 0, 1), casting="unsafe")
             yield batch

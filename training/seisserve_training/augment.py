@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
+NEAR_ONSET = 30  # samples before an onset that may already belong to it
+SHORTEST_NOISE = 100  # samples that must lie before the first onset to be mirrored
 
 
 class Example(NamedTuple):
@@ -43,21 +45,27 @@ def shift(example: Example, rng: np.random.Generator, samples: int, stretch: flo
     """A window of `samples` at a random place: an onset lies anywhere in it, four times in five.
 
     stretch: time runs faster or slower by up to this share (log-uniform), which also moves frequencies and S-P times.
-    Beyond the ends of the trace the edge values are held, as serving does with fragments.
+    Where the window begins before the trace, the noise before the first onset is mirrored, again and again, so that
+    late onsets are as common as early ones; beyond the end the last value is held, as serving does with fragments.
     """
     length = len(example.waveform)
     speed = float(np.exp(rng.uniform(-stretch, stretch))) if stretch else 1.0
     span = samples * speed
     onsets = example.p + example.s
+    quiet = min(onsets, default=float(length)) - NEAR_ONSET
     if onsets and rng.random() < 0.8:
         start = float(onsets[rng.integers(len(onsets))]) - span * rng.uniform(0.01, 0.99)
     else:
         start = rng.uniform(min(0.0, length - span), max(0.0, length - span))
     if length > span:
-        start = min(max(start, -0.05 * span), length - 0.95 * span)
+        start = min(start, length - 0.95 * span)
+    if quiet < SHORTEST_NOISE:
+        start = max(start, -0.05 * span)
     if not stretch:
         start = float(round(start))
     at = start + speed * np.arange(samples)
+    if quiet >= SHORTEST_NOISE:
+        at = np.where(at < 0, quiet - np.abs(-at % (2 * quiet) - quiet), at)
     inside = np.clip(at, 0, length - 1)
     below = np.minimum(inside.astype(np.int64), length - 2)
     weight = (inside - below).astype(np.float32)[:, None]

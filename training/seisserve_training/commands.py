@@ -52,7 +52,7 @@ def train(config: Path, output: Path, fresh: bool) -> None:
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), default="dev", show_default=True)
 @click.option("--source", "only", multiple=True, help="Only these sources of the data set.")
-@click.option("--incomplete", multiple=True, default=("auto_nll_weighted", "auto_pal_associated", "auto_quakemigrate"),
+@click.option("--incomplete", multiple=True, default=("auto_pal_associated", "auto_quakemigrate"),
               show_default=True, help="Label qualities whose traces hold arrivals that nobody labelled.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="In place of the bundles' own.")
 @click.option("--runtime", "runtime_name", type=click.Choice(["onnxruntime", "tensorflow"]), help="[default: what is there]")

@@ -9,7 +9,7 @@ import click
 
 from seisserve.annotations import Annotation, to_stream
 from seisserve.cli import SOME_INPUTS_FAILED, fail
-from seisserve.commands.options import Where, client_options, inputs, reading_options
+from seisserve.commands.options import Where, client_options, inputs, reading_options, writable
 from seisserve.commands.pick import readable
 from seisserve.errors import UsageError, WaveformError
 
@@ -32,6 +32,7 @@ def annotate(
     """
     if output.suffix.lower() not in (".mseed", ".miniseed"):
         raise UsageError(f"{output}: curves are written as miniSEED; use the suffix .mseed")
+    writable(output)
     failed = 0
     found: list[Annotation] = []
     with where.client() as client:

@@ -11,7 +11,7 @@ import click
 from seisserve.client import DEFAULT_MODEL, Client
 from seisserve.errors import UsageError
 
-__all__ = ["Where", "client_options", "inputs", "reading_options", "thresholds"]
+__all__ = ["Where", "client_options", "inputs", "reading_options", "thresholds", "writable"]
 
 Command = Callable[..., Any]
 
@@ -88,3 +88,12 @@ def thresholds(values: tuple[str, ...]) -> dict[str, float]:
             raise UsageError(f"threshold {value!r}: expected a number, or LABEL=NUMBER as in P=0.4") from error
         found.update(dict.fromkeys([label] if sign else ["P", "S"], threshold))
     return found
+
+
+def writable(path: Path) -> Path:
+    """The path itself. Raises UsageError if no file can be written there: better known before the work than after."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the file to write")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}")
+    return path

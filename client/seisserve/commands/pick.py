@@ -10,10 +10,10 @@ from typing import Any, Literal
 import click
 
 from seisserve.cli import SOME_INPUTS_FAILED, fail
-from seisserve.commands.options import Where, client_options, inputs, reading_options, thresholds
+from seisserve.commands.options import Where, client_options, inputs, reading_options, thresholds, writable
 from seisserve.errors import WaveformError
 from seisserve.reading import batches, files, read_file
-from seisserve.tables import Picks, format_of
+from seisserve.tables import Picks, check_format, format_of
 from seisserve.traces import Trace
 
 __all__ = ["pick", "readable"]
@@ -37,6 +37,9 @@ def pick(
     the exit code is then 3.
     """
     chosen = kind or ("csv" if output == "-" else format_of(Path(output)))
+    check_format(chosen)
+    if output != "-":
+        writable(Path(output))
     limit_by_label = thresholds(limits)
     with where.client() as client:
         loaded = client.model(model)

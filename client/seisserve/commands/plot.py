@@ -8,7 +8,7 @@ import click
 
 from seisserve import plots
 from seisserve.cli import SOME_INPUTS_FAILED, fail
-from seisserve.commands.options import Where, client_options, inputs, thresholds
+from seisserve.commands.options import Where, client_options, inputs, thresholds, writable
 from seisserve.commands.pick import readable
 from seisserve.errors import WaveformError
 from seisserve.picks import Pick
@@ -24,6 +24,7 @@ __all__ = ["plot"]
 @click.option("--threshold", "limits", multiple=True, metavar="[LABEL=]NUMBER", help="In place of the model's own.")
 def plot(inputs: tuple[Path, ...], where: Where, model: str, output: Path, limits: tuple[str, ...]) -> int:
     """Draw waveforms with the model's probability curves and picks."""
+    plots.check_suffix(writable(output))
     failed = 0
     traces: list[Trace] = []
     picks: list[Pick] = []
