@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from obspy import Stream
 
-__all__ = ["Annotation", "annotations", "to_stream"]
+__all__ = ["Annotation", "from_curve", "to_stream"]
 
 
 class Annotation(NamedTuple):
@@ -28,7 +28,7 @@ class Annotation(NamedTuple):
     values: NDArray[np.float32]
 
 
-def annotations(curve: Curve) -> list[Annotation]:
+def from_curve(curve: Curve) -> list[Annotation]:
     """One annotation for each segment of a curve."""
     return [
         Annotation(

@@ -1,10 +1,11 @@
-"""Bundles and the repository: folders of models on disk, `REPOSITORY/NAME/VERSION/`, as TensorFlow Serving lays them."""
+"""Bundles and the repository: models on disk in `REPOSITORY/NAME/VERSION/`, as TensorFlow Serving lays them."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from seisserve import manifest as manifests
 from seisserve.errors import BundleError, ModelNotFound, UsageError
 from seisserve.manifest import Artifact, Manifest
 
-__all__ = ["Bundle", "digest", "find", "golden", "models", "read", "shipped", "versions"]
+__all__ = ["Bundle", "check_digest", "digest", "find", "golden", "models", "read", "shipped", "versions"]
 
 
 class Bundle(NamedTuple):
@@ -111,5 +112,5 @@ def golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["input"], arrays["output"]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise BundleError(f"{path}: not a file of golden windows ({error})") from error

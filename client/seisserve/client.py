@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from seisserve import bundle, pipeline, runtime
-from seisserve.annotations import Annotation, annotations
+from seisserve.annotations import Annotation, from_curve
 from seisserve.errors import UsageError, WaveformError
 from seisserve.manifest import Manifest
 from seisserve.resample import Phase
@@ -125,14 +125,14 @@ class Client:
         stacking: Literal["mean", "max"] | None = None,
         resampling: Phase = "zero",
     ) -> list[Annotation]:
-        """The model's probability curves over the waveforms, one for each segment without a gap. Raises WaveformError."""
+        """The model's probability curves over the waveforms, one for each gapless segment. Raises WaveformError."""
         chosen = self.model(model)
         manifest = chosen.manifest.with_options(None, hop_samples, stacking)
         found: list[Annotation] = []
 
         def work(traces: list[Trace]) -> None:
             curve, _ = pipeline.annotate(traces, manifest, chosen.transport, phase=resampling)
-            found.extend(annotations(curve))
+            found.extend(from_curve(curve))
 
         _each_instrument(waveforms, work, "raise")
         return found

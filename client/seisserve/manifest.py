@@ -43,7 +43,7 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One form of the network: a file (or the SavedModel's files), its digest, and what the gate measured on it.
 
     parity: figures against the SavedModel on the same windows (largest differences, share of picks matched,
-    residuals in samples). speed: windows/s of this artifact over that of the reference on `processor`.
+    residuals in samples). windows_per_second: of one thread on `processor`.
     """
 
     file: str
@@ -151,7 +151,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         hop_samples: int | None = None,
         stacking: str | None = None,
     ) -> Manifest:
-        """This manifest with some of its defaults replaced. Raises UsageError for a label or value that it can't take."""
+        """This manifest with some of its defaults replaced. Raises UsageError for what it cannot take."""
         labels = dict(self.labels)
         for label, threshold in (thresholds or {}).items():
             if label not in labels:

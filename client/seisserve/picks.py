@@ -72,7 +72,7 @@ def extract(curve: Curve, model: Manifest) -> list[Pick]:
 
 
 def _peaks(values: NDArray[np.float32], bounds: NDArray[np.int64], threshold: float) -> _Peaks:
-    """The highest sample of each stretch that reaches the threshold; stretches end at half of it and at segment ends."""
+    """The highest sample of each stretch that reaches the threshold; it ends at half of that, or with its segment."""
     above = np.flatnonzero(values >= np.float32(threshold / 2))
     segment = np.searchsorted(bounds, above, side="right") - 1
     begins = np.flatnonzero(np.diff(above, prepend=-2) + np.diff(segment, prepend=-1) > 1)
@@ -127,7 +127,6 @@ def _snr_db(segment: Segment, sample: int) -> float:
     if begin < 0 or sample + signal > segment.samples.shape[1]:
         return float("nan")
     part = segment.samples[:, begin : sample + signal].astype(np.float64)
-    part -= part[:, :1].copy()  # a large offset would cost the power its last digits
     power_before = float(part[:, :noise].var(axis=1).sum())
     power_after = float(part[:, noise + guard :].var(axis=1).sum())
     if power_before <= 0 or power_after <= 0:

@@ -56,7 +56,13 @@ def draw(traces: Sequence[Trace], annotated: Sequence[Annotation], picks: Sequen
             panel = next(panels)
             for trace in groups[name]:
                 if trace.id == channel:
-                    _line(panel, trace.start_ns - origin, trace.sampling_rate_hz, trace.samples - trace.samples.mean(), "k")
+                    _line(
+                        panel,
+                        trace.start_ns - origin,
+                        trace.sampling_rate_hz,
+                        trace.samples - trace.samples.mean(),
+                        "k",
+                    )
             panel.set_ylabel(channel, rotation=0, ha="right", va="center", fontsize=8)
             panel.set_yticks([])
             _mark(panel, own, origin)
@@ -86,7 +92,8 @@ def _mark(panel: Any, picks: Sequence[Pick], origin: int, text: bool = False) ->
         at, colour = (pick.time_ns - origin) / 1e9, COLOURS.get(pick.phase, "tab:green")
         panel.axvline(at, color=colour, linewidth=1, alpha=0.8)
         if text:
+            left = pick.phase == "P"  # P to the left of its line, S to the right: close pairs stay legible
             panel.annotate(
-                f"{pick.phase} {pick.probability:.2f}", (at, 0.9), xytext=(3, 0), textcoords="offset points",
-                color=colour, fontsize=8,
+                f"{pick.phase} {pick.probability:.2f}", (at, 0.9), xytext=(-3 if left else 3, 0),
+                textcoords="offset points", ha="right" if left else "left", color=colour, fontsize=8,
             )  # fmt: skip

@@ -29,7 +29,9 @@ class Batch(NamedTuple):
 def files(inputs: Iterable[Path]) -> list[Path]:
     """The inputs, folders replaced by the files in them and below."""
     return [
-        file for path in inputs for file in (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
+        file
+        for path in inputs
+        for file in (sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path])
     ]
 
 
@@ -50,9 +52,7 @@ def batches(paths: list[Path]) -> Iterator[Batch]:
         shared = sorted({owner[name] for name in instruments if name in owner})
         joined = [file for group in shared for file in groups.pop(group)] + [path]
         groups[number] = joined
-        for name, group in owner.items():
-            if group in shared:
-                owner[name] = number
+        owner = {name: number if group in shared else group for name, group in owner.items()}
         owner.update(dict.fromkeys(instruments, number))
     for group in groups.values():
         yield Batch(group, [])

@@ -6,6 +6,7 @@ cut in two therefore gives the very same numbers away from the cut, which a Four
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Literal, get_args
@@ -19,10 +20,11 @@ __all__ = ["NS", "Phase", "check_phase", "exact_rate", "resample"]
 
 NS = 1_000_000_000
 ZERO_CROSSINGS = 16  # half length of the filter, in samples of the lower of the two rates
-ROLL_OFF = 0.9  # the pass band ends at this share of the lower Nyquist frequency
+ROLL_OFF = 0.9  # half amplitude at this share of the lower Nyquist frequency
 KAISER_BETA = 8.0  # about 80 dB in the stop band
 FINE = 32  # steps per input sample at which the minimum-phase filter is tabulated
 FLOOR = 1e-5  # of the peak amplitude: the logarithm must stay finite between the side lobes
+MOST_PHASES = 1024  # of the filter, one by one; beyond, places between two samples are rounded to as many
 BLOCK = 16_384  # outputs made at a time: block, input and sum stay in the cache
 
 Phase = Literal["zero", "causal"]
@@ -59,16 +61,19 @@ def resample(
     if count <= 0:
         return np.empty(0), int(first)
 
-    half = int(np.ceil(ZERO_CROSSINGS * max(step, 1)))
-    kernel = _kernel(float(min(1 / step, 1)) * ROLL_OFF, half, phase)
+    wider = max(step, Fraction(1))  # of the two intervals, in input samples
+    half = math.ceil(ZERO_CROSSINGS * wider)
+    kernel = _kernel(float(1 / wider) * ROLL_OFF, half, phase)
     reach = half if phase == "zero" else 2 * half  # the causal filter is as long, with all of it on one side
     padded = np.pad(samples.astype(np.float64), reach, mode="edge")
     resampled = np.empty(count)
     phases, advance = step.denominator, step.numerator
+    if phases > MOST_PHASES:
+        return _quantised(padded, kernel, reach, first * step - origin, step, count), int(first)
     for r in range(min(phases, count)):
         position = (first + r) * step - origin
         below = int(position // 1)
-        taps = kernel(np.arange(-reach + 1, reach + 1) - float(position - below))
+        taps = kernel(np.arange(-reach + 1, reach + 1, dtype=np.float64) - float(position - below))
         out = resampled[r::phases]
         out[:] = _weighted_sum(padded, taps / taps.sum(), below + 1, advance, len(out))
     return resampled, int(first)
@@ -96,6 +101,36 @@ def _weighted_sum(
             difference *= taps[j]
             block += difference
         block += middle
+    return out
+
+
+def _quantised(
+    padded: NDArray[np.float64],
+    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    reach: int,
+    start: Fraction,
+    step: Fraction,
+    count: int,
+) -> NDArray[np.float64]:
+    """Outputs for a rate such as 99.987 Hz, whose filter phases are too many to take one by one.
+
+    Each output's place between two input samples is rounded down to 1/1024 of the interval, by exact arithmetic on
+    absolute time: where the record was cut makes no difference.
+    """
+    distance = np.arange(-reach + 1, reach + 1, dtype=np.float64)
+    table = np.stack([kernel(distance - k / MOST_PHASES) for k in range(MOST_PHASES)])
+    table /= table.sum(axis=1, keepdims=True)
+    origin = int(start * MOST_PHASES * step.denominator)
+    out = np.empty(count)
+    for low in range(0, count, BLOCK):
+        number = np.arange(low, min(low + BLOCK, count), dtype=np.int64)
+        place = (origin + number * (MOST_PHASES * step.numerator)) // step.denominator
+        below, phase = place // MOST_PHASES + 1, place % MOST_PHASES
+        middle = padded[below + reach - 1]
+        block = np.zeros(len(number))
+        for j in range(table.shape[1]):
+            block += table[phase, j] * (padded[below + j] - middle)
+        out[low : low + BLOCK] = block + middle
     return out
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import queue
+import threading
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -19,18 +18,16 @@ from seisserve.manifest import Manifest
 from seisserve.transport import Arrays, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from onnxruntime import InferenceSession
 
-__all__ = ["OnnxRuntime", "TensorFlowRuntime", "golden_error", "installed", "load", "processors"]
+__all__ = ["OnnxRuntime", "TensorFlowRuntime", "golden_error", "installed", "load", "onnxruntime_errors", "processors"]
 
 
 class OnnxRuntime:
-    """An ONNX file on onnxruntime: one session of one thread for each lane.
+    """An ONNX file on onnxruntime: each call on the thread that makes it, `lanes` calls at once.
 
-    Sessions side by side are faster than one session with many threads, and a window's result then does not depend
-    on how many others are computed with it or beside it.
+    Calls side by side are faster than one call with many threads, and a window's result then does not depend on how
+    many others are computed with it or beside it.
     """
 
     def __init__(self, bundle: Bundle, lanes: int) -> None:
@@ -41,30 +38,25 @@ class OnnxRuntime:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            first: InferenceSession = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            rest = [
-                ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]) for _ in range(lanes - 1)
-            ]
-        except ort.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
+            self._session: InferenceSession = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except onnxruntime_errors() as error:
             raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
         self.lanes = lanes
-        self._outputs = [output.name for output in first.get_outputs()]
-        self._idle: queue.SimpleQueue[InferenceSession] = queue.SimpleQueue()
-        for session in [first, *rest]:
-            self._idle.put(session)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._free = threading.BoundedSemaphore(lanes)
 
     def predict(self, model: Manifest, inputs: Arrays) -> Arrays:
-        """Outputs by name; waits for a free session."""
-        with self._session() as session:
-            return dict(zip(self._outputs, session.run(self._outputs, dict(inputs)), strict=True))
+        """Outputs by name; waits while all lanes are taken."""
+        with self._free:
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
-    @contextmanager
-    def _session(self) -> Iterator[InferenceSession]:
-        session = self._idle.get()
-        try:
-            yield session
-        finally:
-            self._idle.put(session)
+
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """Everything that onnxruntime raises: its exceptions have no common base of their own."""
+    state = need("onnxruntime", "edge").capi.onnxruntime_pybind11_state
+    return tuple(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception))
 
 
 class TensorFlowRuntime:
@@ -114,6 +106,9 @@ def load(bundle: Bundle, runtime: str = "onnxruntime", lanes: int | None = None)
 def golden_error(bundle: Bundle, runtime: Transport) -> float:
     """The largest difference from the golden outputs."""
     inputs, expected = golden(bundle.folder)
+    wanted = bundle.manifest.input.shape[1:]
+    if inputs.dtype != np.float32 or inputs.shape[1:] != wanted or not len(inputs):
+        raise BundleError(f"{bundle.folder}: golden windows are {inputs.dtype} {inputs.shape}, expected [n, *{wanted}]")
     outputs = runtime.predict(bundle.manifest, {bundle.manifest.input.name: inputs})[bundle.manifest.output.name]
     if outputs.shape != expected.shape:
         raise BundleError(f"{bundle.folder}: golden outputs have shape {outputs.shape}, expected {expected.shape}")

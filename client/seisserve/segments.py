@@ -24,13 +24,13 @@ class Segment(NamedTuple):
     """A stretch without gaps in which the same components are alive.
 
     trace_id: NET.STA.LOC.BI. samples: [components, n]; a missing component is zero.
-    index: number of the first sample on the grid of whole sample intervals since 1970 UTC; offset_ns: how much later
-    than its grid point the sample was really taken (half an interval at most, either way). live: which
+    grid_index: number of the first sample on the grid of whole sample intervals since 1970 UTC; offset_ns: how much
+    later than its grid point the sample was really taken (half an interval at most, either way). live: which
     components were recorded.
     """
 
     trace_id: str
-    index: int
+    grid_index: int
     offset_ns: int
     sampling_rate_hz: float
     samples: NDArray[Any]
@@ -38,20 +38,20 @@ class Segment(NamedTuple):
 
     def time_ns(self, sample: int, fraction: float = 0.0) -> int:
         """Time of a sample (and a fraction of the interval after it), nanoseconds since 1970, whole microseconds."""
-        grid = (self.index + sample) * NS / exact_rate(self.sampling_rate_hz)
+        grid = (self.grid_index + sample) * NS / exact_rate(self.sampling_rate_hz)
         return round((grid + self.offset_ns + round(fraction * NS / self.sampling_rate_hz)) / 1000) * 1000
 
 
 class _Run(NamedTuple):
-    """Samples of one component without a gap: [n], the first at grid point `index`."""
+    """Samples of one component without a gap: [n], the first at grid point `grid_index`."""
 
-    index: int
+    grid_index: int
     offset_ns: int
     samples: NDArray[Any]
 
     @property
     def end(self) -> int:
-        return self.index + len(self.samples)
+        return self.grid_index + len(self.samples)
 
 
 def by_instrument(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
@@ -110,21 +110,19 @@ def _on_grid(trace: Trace, rate: Fraction) -> _Run:
 
 
 def _resampled(run: _Run, rate: Fraction, target_hz: float, phase: Phase) -> _Run:
-    samples, index = resample(run.samples, run.index * NS / rate + run.offset_ns, float(rate), target_hz, phase)
+    samples, index = resample(run.samples, run.grid_index * NS / rate + run.offset_ns, float(rate), target_hz, phase)
     return _Run(index, 0, samples)
 
 
-def _merge(
-    pieces: list[_Run], name: str, rate_hz: float, warnings: list[str], *, touching: bool = True
-) -> list[_Run]:
+def _merge(pieces: list[_Run], name: str, rate_hz: float, warnings: list[str], *, touching: bool = True) -> list[_Run]:
     """Runs without gap or overlap: pieces that agree where they overlap (or just touch, unless they came from
     different rates or from either side of a gap: `touching` is False) are joined; overlaps that conflict are dropped.
     """
     runs: list[_Run] = []
     cluster: list[_Run] = []
     end = 0
-    for piece in sorted((p for p in pieces if len(p.samples)), key=lambda p: (p.index, p.end, p.offset_ns)):
-        if cluster and piece.index >= end + touching:
+    for piece in sorted((p for p in pieces if len(p.samples)), key=lambda p: (p.grid_index, p.end, p.offset_ns)):
+        if cluster and piece.grid_index >= end + touching:
             runs.extend(_join_pieces(cluster, name, rate_hz, warnings))
             cluster = []
         end = max(end, piece.end) if cluster else piece.end
@@ -137,13 +135,13 @@ def _merge(
 def _join_pieces(pieces: list[_Run], name: str, rate_hz: float, warnings: list[str]) -> list[_Run]:
     if len(pieces) == 1:
         return pieces
-    first = pieces[0].index
+    first = pieces[0].grid_index
     length = max(piece.end for piece in pieces) - first
     samples = np.zeros(length, np.result_type(*(piece.samples for piece in pieces)))
     filled = np.zeros(length, bool)
     conflict = np.zeros(length, bool)
     for piece in pieces:
-        here = slice(piece.index - first, piece.end - first)
+        here = slice(piece.grid_index - first, piece.end - first)
         overlap = filled[here] & ~conflict[here]
         if np.any(overlap & (samples[here] != piece.samples)):
             conflict[here] |= overlap
@@ -156,15 +154,15 @@ def _join_pieces(pieces: list[_Run], name: str, rate_hz: float, warnings: list[s
     edges = np.flatnonzero(np.diff(np.concatenate([[True], conflict, [True]])))
     kept = []
     for begin, end in edges.reshape(-1, 2).tolist():
-        offset_ns = next(p.offset_ns for p in pieces if p.index <= first + begin < p.end)
+        offset_ns = next(p.offset_ns for p in pieces if p.grid_index <= first + begin < p.end)
         kept.append(_Run(first + begin, offset_ns, samples[begin:end]))
     return kept
 
 
 def _join(name: str, slots: list[list[_Run]], rate_hz: float) -> list[Segment]:
     """Segments from the runs of each component: cut wherever a component comes or goes."""
-    bounds = np.unique([edge for runs in slots for run in runs for edge in (run.index, run.end)])
-    starts = [np.array([run.index for run in runs]) for runs in slots]
+    bounds = np.unique([edge for runs in slots for run in runs for edge in (run.grid_index, run.end)])
+    starts = [np.array([run.grid_index for run in runs]) for runs in slots]
     dtype = np.result_type(*(run.samples.dtype for runs in slots for run in runs)) if len(bounds) else np.float64
     found = []
     for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
@@ -175,7 +173,7 @@ def _join(name: str, slots: list[list[_Run]], rate_hz: float) -> list[Segment]:
         samples = np.zeros((len(slots), end - begin), dtype)
         for row, run in zip(samples, here, strict=True):
             if run is not None:
-                row[:] = run.samples[begin - run.index : end - run.index]
+                row[:] = run.samples[begin - run.grid_index : end - run.grid_index]
         live = tuple(run is not None for run in here)
         found.append(Segment(name, begin, alive[0].offset_ns, rate_hz, samples, live))
     return found

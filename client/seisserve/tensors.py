@@ -37,6 +37,8 @@ def to_array(proto: TensorProto, name: str) -> NDArray[np.float32]:
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise UsageError(f"input {name!r}: shape {shape} is not fully known")
+    if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) > MOST_VALUES:
+        raise UsageError(f"input {name!r}: shape {shape} is too large")
     size = math.prod(shape)
     content = proto.tensor_content
     if content:
@@ -55,4 +57,5 @@ def to_array(proto: TensorProto, name: str) -> NDArray[np.float32]:
     )
 
 
+MOST_AXES, MOST_VALUES = 32, 1 << 40  # numpy takes no more axes, nor sizes that overflow
 MOST_FILLED = 1 << 24  # a few bytes on the wire must not ask for more memory than this many values

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Trace", "check", "from_arrays", "from_stream", "to_traces"]
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 100_000.0
+MAX_AMPLITUDE = float(np.finfo(np.float32).max) / 4
 
 
 class Trace(NamedTuple):
@@ -47,8 +48,8 @@ def check(trace: Trace) -> Trace:
         bad = trace.samples.size - int(np.count_nonzero(np.isfinite(trace.samples)))
         if bad:
             raise WaveformError(f"{where}: {bad} of {trace.samples.size} samples are NaN or infinite")
-        if trace.samples.size and float(np.abs(trace.samples).max()) > np.finfo(np.float32).max / 4:
-            raise WaveformError(f"{where}: amplitudes exceed {np.finfo(np.float32).max / 4:.0e}")
+        if trace.samples.size and float(np.abs(trace.samples).max()) > MAX_AMPLITUDE:
+            raise WaveformError(f"{where}: amplitudes exceed {MAX_AMPLITUDE:.0e}")
     return trace
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ class Windows(NamedTuple):
         """Windows as the network wants them, in order: float32 [at most size, length, components].
 
         The middle of each component's range is subtracted first, so that large counts keep their last bits in float32.
-        It depends on nothing but the window's own extremes. Of whole numbers it is half of one at most, so float32 holds
-        the difference exactly as long as their range is below 2**24.
+        It depends on nothing but the window's own extremes. Whole numbers less the middle are exact in float32
+        as long as their range is below 2**24.
         """
         for rows in self.batch_rows(size):
             gathered = self._gather(self.starts[rows], int(self.lengths[rows.start]))
@@ -51,7 +52,7 @@ class Windows(NamedTuple):
     def batch_rows(self, size: int) -> Iterator[slice]:
         """The rows of each batch: at most `size` windows of one length."""
         edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self)]
-        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        for begin, end in pairwise(edges):
             for low in range(begin, end, size):
                 yield slice(low, min(low + size, end))
 
@@ -92,7 +93,7 @@ def cut(segments: list[Segment], model: Manifest) -> Windows:
             sizes.append(choices[np.searchsorted(choices, [length])])
             continue
         last = length - window
-        grid = np.arange(-segment.index % hop, last + 1, hop)
+        grid = np.arange(-segment.grid_index % hop, last + 1, hop)
         inside = np.unique(np.concatenate([[0], grid, [last]]))
         starts.append(begin + inside)
         sizes.append(np.full(len(inside), window))

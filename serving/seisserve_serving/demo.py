@@ -34,7 +34,10 @@ EVENTS = (
             for name in ("UH1._.SHZ", "UH2._.SHZ", "UH3._.SHZ", "UH3._.SHN", "UH3._.SHE", "UH4._.EHZ")
         ),
     ),
-    Event("cer", "earthquake of 2005-07-23 at 150 Hz (SEISAN example)", ("io/seisan/tests/data/2005-07-23-1452-04S.CER___030",)),
+    Event(
+        "cer", "earthquake at 150 Hz under strong microseism, 2005-07-23 (SEISAN's example)",
+        ("io/seisan/tests/data/2005-07-23-1452-04S.CER___030",),
+    ),
 )  # fmt: skip
 
 
@@ -78,7 +81,7 @@ def _traces(event: Event) -> list[Trace]:
     obspy = need("obspy", "obspy")
     if not event.files:
         return to_traces(obspy.read())
-    root = Path(obspy.__file__).parent
+    root = Path(str(obspy.__file__)).parent
     return [trace for file in event.files for trace in read_file(root / file)[0]]
 
 

@@ -46,7 +46,9 @@ def predict(
             raise UsageError(f"output_filter {name!r}: {manifest.name} has the outputs {', '.join(names)}")
     windows = inputs[manifest.input.name]
     if not len(windows):
-        outputs = {output.name: np.zeros((0, *_output_shape(windows, manifest)), np.float32) for output in manifest.outputs}
+        outputs = {
+            output.name: np.zeros((0, *_output_shape(windows, manifest)), np.float32) for output in manifest.outputs
+        }
     elif len(windows) <= BATCH:
         outputs = dict(served.transport.predict(manifest, inputs))
     else:

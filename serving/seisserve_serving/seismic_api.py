@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from seisserve import pipeline
-from seisserve.annotations import annotations
+from seisserve.annotations import from_curve
 from seisserve.errors import UsageError, WaveformError
 from seisserve.manifest import Manifest
 from seisserve.proto import seismic_pb2 as wire
@@ -59,8 +59,8 @@ def handlers(models: Models) -> grpc.GenericRpcHandler:
         for traces in asked.instruments:
             curve, warnings = pipeline.annotate(traces, asked.manifest, asked.served.transport, phase=asked.phase)
             response.annotations.extend(
-                wire.Annotation(**item._replace(values=item.values.astype("<f4").tobytes())._asdict())  # type: ignore[arg-type]
-                for item in annotations(curve)
+                wire.Annotation(**item._asdict() | {"values": item.values.astype("<f4").tobytes()})
+                for item in from_curve(curve)
             )
             response.warnings.extend(warnings)
         return response

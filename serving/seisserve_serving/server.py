@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 SERVICES = [
     tensorflow_api.PREDICTION_SERVICE, tensorflow_api.MODEL_SERVICE, seismic_api.SEISMIC_SERVICE, health.SERVICE_NAME,
 ]  # fmt: skip
+SLACK_S = 1.0  # for threads to end after the last call has
 
 
 class Server:
@@ -35,8 +37,9 @@ class Server:
         self, models: Models, host: str = "127.0.0.1", port: int = 8500, max_message: int = 256 << 20, callers: int = 0
     ) -> None:
         self._work = ThreadPoolExecutor(processors(), thread_name_prefix="predict")
+        self._calls = ThreadPoolExecutor(callers or 4 * processors() + 4, thread_name_prefix="call")
         self._grpc = grpc.server(
-            ThreadPoolExecutor(callers or 4 * processors() + 4, thread_name_prefix="call"),
+            self._calls,
             options=[
                 ("grpc.max_receive_message_length", max_message),
                 ("grpc.max_send_message_length", max_message),
@@ -45,7 +48,9 @@ class Server:
         )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        self._grpc.add_generic_rpc_handlers([*tensorflow_api.handlers(models, self._work), seismic_api.handlers(models)])
+        self._grpc.add_generic_rpc_handlers(
+            [*tensorflow_api.handlers(models, self._work), seismic_api.handlers(models)]
+        )
         reflection.enable(SERVICES, self._grpc)
         try:
             bound = self._grpc.add_insecure_port(f"{host}:{port}")
@@ -61,15 +66,25 @@ class Server:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self.address)
 
-    def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, take no new calls, finish those under way within the grace period, and end."""
+    def stop(self, grace_s: float) -> bool:
+        """Say NOT_SERVING, take no new calls, finish those under way within the grace period, and end.
+
+        False if the grace period was too short: the callers have been told, but threads are still computing.
+        """
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(grace_s).wait()
-        self._work.shutdown()
+        self._grpc.stop(grace_s).wait(grace_s + SLACK_S)
+        ender = threading.Thread(target=self._end_threads, daemon=True)
+        ender.start()
+        ender.join(SLACK_S)
         log.info("stopped")
+        return not ender.is_alive()
+
+    def _end_threads(self) -> None:
+        self._calls.shutdown(cancel_futures=True)
+        self._work.shutdown(cancel_futures=True)
 
     def run(self, grace_s: float) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT. Does not return, but ends the process, if calls outlast the grace period."""
         asked = threading.Event()
 
         def ask(number: int, frame: FrameType | None) -> None:
@@ -80,4 +95,7 @@ class Server:
             signal.signal(number, ask)
         self.start()
         asked.wait()
-        self.stop(grace_s)
+        if not self.stop(grace_s):
+            log.warning("calls under way did not finish within %g s; leaving without them", grace_s)
+            logging.shutdown()
+            os._exit(1)  # an ordinary exit would wait for their threads

@@ -88,7 +88,9 @@ def effective(served: Served, signature: str) -> wire.ModelSpec:
 def signatures(manifest: Manifest) -> wire.SignatureDefMap:
     """The signatures, as the SavedModel has them."""
     found = wire.SignatureDefMap()
-    for name in SIGNATURES if manifest.fragment_windows else SIGNATURES[:1]:
+    offered = SIGNATURES if manifest.fragment_windows else SIGNATURES[:1]
+    for place, name in enumerate(sorted(offered)):  # TensorFlow numbers the calls in this order
+        call = f"StatefulPartitionedCall_{place}" if place else "StatefulPartitionedCall"
         shape = signature_shape(manifest, name)
         signature = SignatureDef(method_name=PREDICT_METHOD)
         tensor = manifest.input
@@ -98,7 +100,7 @@ def signatures(manifest: Manifest) -> wire.SignatureDefMap:
         for number, output in enumerate(manifest.outputs):
             free = output.shape if name == SIGNATURES[0] else (-1, -1, *output.shape[2:])
             signature.outputs[output.name].CopyFrom(
-                TensorInfo(name=f"StatefulPartitionedCall:{number}", dtype=DT_FLOAT, tensor_shape=shape_proto(free))
+                TensorInfo(name=f"{call}:{number}", dtype=DT_FLOAT, tensor_shape=shape_proto(free))
             )
         found.signature_def[name].CopyFrom(signature)
     return found
@@ -122,6 +124,6 @@ def statuses(models: Models, spec: wire.ModelSpec) -> list[wire.ModelVersionStat
             one.status.SetInParent()
             found.append(one)
     if not found:
-        version = "" if wanted is None else f" version {wanted}"
-        raise ModelNotFound(f"no model {spec.name!r}{version}; there is {', '.join({*models.served, *models.failed})}")
+        asked = "" if wanted is None else f" version {wanted}"
+        raise ModelNotFound(f"no model {spec.name!r}{asked}; there is {', '.join({*models.served, *models.failed})}")
     return found

@@ -83,7 +83,11 @@ def bare(model: str, windows: int) -> float:
     batch = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     with ThreadPoolExecutor(transport.lanes) as pool:
         begin = time.perf_counter()
-        list(pool.map(lambda _: transport.predict(found.manifest, {found.manifest.input.name: batch}), range(windows // 32)))
+        list(
+            pool.map(
+                lambda _: transport.predict(found.manifest, {found.manifest.input.name: batch}), range(windows // 32)
+            )
+        )
         return time.perf_counter() - begin
 
 
@@ -109,7 +113,8 @@ def main() -> None:
             seconds = [run[0] for run in runs]
             middle = statistics.median(seconds)
             first = first or middle
-            print(f"| {name} ({path.stat().st_size / 1e6:.0f} MB) | {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
+            print(f"| {name} ({path.stat().st_size / 1e6:.0f} MB) "
+                  f"| {middle:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
                   f"| {max(run[1] for run in runs):.0f} | {middle / first:.2f} |", flush=True)  # fmt: skip
         network = statistics.median(bare(options.model, windows) for _ in range(options.runs))
         print(f"| the network alone, {windows} windows | {network:.2f} | | {network / first:.2f} |")

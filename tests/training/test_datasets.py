@@ -42,14 +42,18 @@ def load(folder: Path) -> list:
 def test_bucketed_and_plain_names_agree(tmp_path: Path) -> None:
     array = ramp(3, 500)
     row = {"trace_sampling_rate_hz": 100, "trace_component_order": "ZNE", "trace_p_arrival_sample": 30}
-    bucket = write(tmp_path / "a", [{**row, "trace_name": "bucket0$1,:3,:500"}], {"bucket0": np.stack([array * 0, array])})
+    bucket = write(
+        tmp_path / "a", [{**row, "trace_name": "bucket0$1,:3,:500"}], {"bucket0": np.stack([array * 0, array])}
+    )
     plain = write(tmp_path / "b", [{**row, "trace_name": "one"}], {"one": array})
     (one,), (two,) = load(bucket), load(plain)
     np.testing.assert_array_equal(one.waveform, two.waveform)
     assert one.p == two.p == 30
 
 
-@pytest.mark.parametrize(("order", "wanted"), [("ZNE", (0, 1, 2)), ("ENZ", (2, 1, 0)), ("Z12", (0, 1, 2)), ("12Z", (2, 0, 1))])
+@pytest.mark.parametrize(
+    ("order", "wanted"), [("ZNE", (0, 1, 2)), ("ENZ", (2, 1, 0)), ("Z12", (0, 1, 2)), ("12Z", (2, 0, 1))]
+)
 def test_components_land_in_their_slots(tmp_path: Path, order: str, wanted: tuple[int, ...]) -> None:
     array = np.random.default_rng(0).normal(size=(3, 400))
     write(tmp_path, [{"trace_name": "t", "trace_component_order": order, "trace_p_arrival_sample": 1}], {"t": array})

@@ -84,7 +84,7 @@ def stack_event(example: Example, other: Example, rng: np.random.Generator, rate
     The example comes back as it was if no ratio leaves all onsets visible.
     """
     ratio = float(np.exp(rng.uniform(np.log(0.05), np.log(20))))
-    scaled = other.waveform * (ratio * _peak(example.waveform) / max(_peak(other.waveform), np.finfo(np.float32).tiny))
+    scaled = other.waveform * (ratio * _peak(example.waveform) / (_peak(other.waveform) or 1.0))
     if not (
         _visible(example, scaled, rate_hz) and _visible(other._replace(waveform=scaled), example.waveform, rate_hz)
     ):

@@ -55,7 +55,9 @@ def train(config: Path, output: Path, fresh: bool) -> None:
 @click.option("--incomplete", multiple=True, default=("auto_pal_associated", "auto_quakemigrate"),
               show_default=True, help="Label qualities whose traces hold arrivals that nobody labelled.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(0, 1, min_open=True), help="In place of the bundles' own.")
-@click.option("--runtime", "runtime_name", type=click.Choice(["onnxruntime", "tensorflow"]), help="[default: what is there]")
+@click.option(
+    "--runtime", "runtime_name", type=click.Choice(["onnxruntime", "tensorflow"]), help="[default: what is there]"
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the table there (Markdown).")
 @click.option("--write", is_flag=True, help="Keep the figures in the bundle's manifest (one bundle).")
 def evaluate(

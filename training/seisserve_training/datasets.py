@@ -65,7 +65,7 @@ class Dataset(Sequence[LabelledTrace]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number):  # type: ignore[no-untyped-def,override]
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
         return self.load(self.rows[number])
 
     def __iter__(self) -> Iterator[LabelledTrace]:
@@ -88,7 +88,8 @@ class Dataset(Sequence[LabelledTrace]):
     def _at_rate(self, samples: NDArray[np.float64], rate_hz: float) -> NDArray[np.float32]:
         if exact_rate(rate_hz) != exact_rate(self.sampling_rate_hz):
             samples, _ = resample(samples, 0, rate_hz, self.sampling_rate_hz)
-        return (samples - (samples.max() / 2 + samples.min() / 2)).astype(np.float32)
+        middle: float = samples.max() / 2 + samples.min() / 2
+        return np.asarray(samples - middle, np.float32)
 
     def _open(self, path: Path) -> h5py.File:
         if path not in self._files:

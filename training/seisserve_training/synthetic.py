@@ -113,7 +113,7 @@ def write_dataset(
 ) -> None:
     """Write `count` traces as a SeisBench data set: `metadata.csv` and `waveforms.hdf5` in `folder`.
 
-    Every event is recorded by one station, so the split is by event. Trace i depends on (seed, i) and its category only.
+    Every event is recorded by one station, so the split is by event. Trace i depends on (seed, i) and category only.
     Raises ValueError naming the argument that is out of range, FileExistsError if the folder holds a data set.
     """
     if count < 1:

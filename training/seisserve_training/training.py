@@ -24,7 +24,7 @@ from seisserve_training.models.phasenet import phasenet
 
 __all__ = ["History", "contract", "forget", "keras_transport", "load", "network", "train"]
 
-WARM_UP_STEPS = 200
+WARM_UP_STEPS = 200  # at most; a twentieth of a short run
 THRESHOLD = 0.3  # for the dev score while training; the bundle's own thresholds are chosen on dev afterwards
 
 
@@ -88,7 +88,7 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
 
     def apply_average() -> list[NDArray[np.float32]]:
-        own = model.get_weights()
+        own: list[NDArray[np.float32]] = model.get_weights()
         model.set_weights([value.numpy() for value in average])
         return own
 
@@ -160,7 +160,7 @@ def stream_of(examples: Examples, start: int) -> tf.data.Dataset:
 def learning_rate(config: Config, step: int) -> float:
     """Linear warm-up, then a cosine down to zero at the last step."""
     total = config.schedule.epochs * config.schedule.steps_per_epoch
-    warm = min(1.0, (step + 1) / WARM_UP_STEPS)
+    warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(total // 20, 1)))
     return config.schedule.learning_rate * warm * 0.5 * (1 + float(np.cos(np.pi * step / total)))
 
 

@@ -40,12 +40,14 @@ def annotate(
         for traces, errors in readable(inputs, verbose):
             try:
                 found.extend(
-                    client.annotate(traces, model=model, hop_samples=hop_samples, stacking=stacking, resampling=resampling)
+                    client.annotate(
+                        traces, model=model, hop_samples=hop_samples, stacking=stacking, resampling=resampling
+                    )
                 )
             except WaveformError as error:
                 errors.append(error)
-            for error in errors:
-                failed = fail(str(error), SOME_INPUTS_FAILED)
+            for problem in errors:
+                failed = fail(str(problem), SOME_INPUTS_FAILED)
     if found:
         to_stream(found).write(str(output), format="MSEED")
     click.echo(f"{len(found)} segments in {output}" if found else "no segments: nothing written", err=True)

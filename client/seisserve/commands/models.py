@@ -69,4 +69,3 @@ def verify(names: tuple[str, ...], repository: Path | None) -> int:
 def _all(repository: Path | None) -> list[Bundle]:
     found = bundle.models(repository or bundle.shipped())
     return [bundle.find(f"{name}:{version}", repository) for name, versions in found.items() for version in versions]
-

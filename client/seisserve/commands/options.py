@@ -52,8 +52,8 @@ def client_options(command: Command) -> Command:
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__dict__.update(command.__dict__)
     for option in (
-        click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="For each call to a server."),
-        click.option("--threads", type=click.IntRange(1), help="In this process: batches at once [default: processors]."),
+        click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Of each call to a server."),
+        click.option("--threads", type=click.IntRange(1), help="Batches at once, in this process [default: all]."),
         click.option(
             "--runtime", type=click.Choice(["onnxruntime", "tensorflow"]), default="onnxruntime", show_default=True,
             help="In this process: what runs the network.",
@@ -70,8 +70,8 @@ def reading_options(command: Command) -> Command:
     """--hop, --stacking and --resampling."""
     for option in (
         click.option("--resampling", type=click.Choice(["zero", "causal"]), default="zero", show_default=True),
-        click.option("--stacking", type=click.Choice(["mean", "max"]), help="Of windows that overlap [default: the model's]."),
-        click.option("--hop", "hop_samples", type=click.IntRange(1), help="Samples from window to window [default: the model's]."),
+        click.option("--stacking", type=click.Choice(["mean", "max"]), help="Of overlapping windows."),
+        click.option("--hop", "hop_samples", type=click.IntRange(1), help="Samples to the next window."),
     ):  # fmt: skip
         command = option(command)
     return command

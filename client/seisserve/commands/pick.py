@@ -29,7 +29,8 @@ __all__ = ["pick", "readable"]
 @click.option("-v", "--verbose", is_flag=True, help="Say what is being read.")
 def pick(
     inputs: tuple[Path, ...], where: Where, model: str, output: str, kind: str | None, limits: tuple[str, ...],
-    verbose: bool, hop_samples: int | None, stacking: Literal["mean", "max"] | None, resampling: Literal["zero", "causal"],
+    verbose: bool, hop_samples: int | None, stacking: Literal["mean", "max"] | None,
+    resampling: Literal["zero", "causal"],
 ) -> int:  # fmt: skip
     """Pick arrivals in waveform files (anything ObsPy reads) or folders of them.
 

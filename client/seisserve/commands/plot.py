@@ -39,8 +39,8 @@ def plot(inputs: tuple[Path, ...], where: Where, model: str, output: Path, limit
                 traces.extend(group)
             except WaveformError as error:
                 errors.append(error)
-            for error in errors:
-                failed = fail(str(error), SOME_INPUTS_FAILED)
+            for problem in errors:
+                failed = fail(str(problem), SOME_INPUTS_FAILED)
     if traces:
         plots.save(plots.draw(traces, curves, picks), output)
         click.echo(f"{len(picks)} picks drawn in {output}", err=True)

@@ -1,0 +1,119 @@
+"""The project's subset of TensorFlow's messages against the official ones: the same bytes, both ways."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+
+from seisserve.proto import tensorflow_serving_wire_pb2, tensorflow_wire_pb2
+from seisserve.tensors import to_array, to_proto
+
+OFFICIAL = (predict_pb2, get_model_metadata_pb2, get_model_status_pb2)  # imported, so they are in the default pool
+OURS = [
+    message
+    for module in (tensorflow_wire_pb2, tensorflow_serving_wire_pb2)
+    for message in module.DESCRIPTOR.message_types_by_name.values()
+]
+SCALARS: dict[int, st.SearchStrategy[Any]] = {
+    FieldDescriptor.TYPE_STRING: st.text(
+        min_size=1, max_size=20
+    ),  # the official TensorInfo tells an empty name from none
+    FieldDescriptor.TYPE_BYTES: st.binary(max_size=40).map(lambda content: base64.b64encode(content).decode()),
+    FieldDescriptor.TYPE_BOOL: st.booleans(),
+    FieldDescriptor.TYPE_INT32: st.integers(-(1 << 31), (1 << 31) - 1),
+    FieldDescriptor.TYPE_INT64: st.integers(-(1 << 63), (1 << 63) - 1),
+    FieldDescriptor.TYPE_FLOAT: st.floats(width=32, allow_nan=False, allow_infinity=False),
+    FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False, allow_infinity=False),
+}
+ANY = st.integers(0, 99).map(lambda value: {"@type": "type.googleapis.com/google.protobuf.Int64Value", "value": value})
+
+
+def contents(message: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
+    """JSON of a message of ours, with any of its fields set."""
+    if message.full_name == "google.protobuf.Int64Value":
+        return SCALARS[FieldDescriptor.TYPE_INT64]
+    if message.full_name == "google.protobuf.Any":
+        return ANY
+    alone = {field.name: values(field) for field in message.fields if field.containing_oneof is None}
+    choices = [
+        st.one_of(st.just({}), *(st.fixed_dictionaries({field.name: values(field)}) for field in oneof.fields))
+        for oneof in message.oneofs
+    ]
+    parts = st.tuples(st.fixed_dictionaries({}, optional=alone), *choices)
+    return parts.map(lambda found: {name: value for part in found for name, value in part.items()})
+
+
+def values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    """JSON of a field."""
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return st.dictionaries(st.text(max_size=8), values(field.message_type.fields_by_name["value"]), max_size=2)
+    if field.type == FieldDescriptor.TYPE_MESSAGE:
+        one = st.deferred(lambda: contents(field.message_type))
+    elif field.type == FieldDescriptor.TYPE_ENUM:
+        one = st.sampled_from([value.name for value in field.enum_type.values])
+    else:
+        one = SCALARS[field.type]
+    return st.lists(one, max_size=3) if field.is_repeated else one
+
+
+def official(message: Descriptor) -> type[Message]:
+    name = message.full_name.removeprefix("seisserve.wire.")
+    return message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
+
+
+def plain(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("descriptor", OURS, ids=[message.name for message in OURS])
+def test_the_same_content_has_the_same_bytes_and_reads_back_both_ways(descriptor: Descriptor) -> None:
+    our_class, their_class = message_factory.GetMessageClass(descriptor), official(descriptor)
+
+    @settings(max_examples=40, deadline=None)
+    @given(contents(descriptor))
+    def check(content: dict[str, Any]) -> None:
+        ours, theirs = json_format.ParseDict(content, our_class()), json_format.ParseDict(content, their_class())
+        assert plain(ours) == plain(theirs)
+        assert our_class.FromString(plain(theirs)) == ours
+        assert their_class.FromString(plain(ours)) == theirs
+
+    check()
+
+
+@pytest.mark.parametrize("descriptor", OURS, ids=[message.name for message in OURS])
+def test_every_field_has_the_official_name_number_and_type(descriptor: Descriptor) -> None:
+    theirs = official(descriptor).DESCRIPTOR.fields_by_name
+    for field in descriptor.fields:
+        assert field.number == theirs[field.name].number
+        assert field.is_repeated == theirs[field.name].is_repeated
+
+
+ARRAYS = arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0), elements=st.floats(width=32))
+
+
+@settings(deadline=None)
+@given(ARRAYS)
+def test_an_array_reads_back_through_tensorflow_bit_for_bit(array: NDArray[np.float32]) -> None:
+    theirs = tf.make_ndarray(TensorProto.FromString(to_proto(array).SerializeToString()))
+    assert (theirs.shape, theirs.tobytes()) == (array.shape, array.tobytes())
+
+
+@settings(deadline=None)
+@given(ARRAYS)
+def test_tensorflows_tensors_read_back_bit_for_bit(array: NDArray[np.float32]) -> None:
+    proto = tf.make_tensor_proto(array, shape=array.shape)
+    ours = to_array(tensorflow_wire_pb2.TensorProto.FromString(proto.SerializeToString()), "x")
+    assert (ours.shape, ours.tobytes()) == (array.shape, array.tobytes())
