@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seisserve.resample import NS, Phase, check_phase, exact_rate, resample
 from seisserve.traces import Trace, check
 
-__all__ = ["Segment", "by_instrument", "segments"]
+__all__ = ["SLOT_CODES", "Segment", "by_instrument", "segments"]
 
 # One slot for each way of naming it. Where two codes of one slot occur, the first is used: 1 and Z never meet.
 SLOT_CODES = {"Z": "Z3", "N": "N1", "E": "E2"}

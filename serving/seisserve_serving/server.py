@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
@@ -15,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from seisserve.errors import ServerError
 from seisserve.runtime import processors
 from seisserve_serving import reflection, seismic_api, tensorflow_api
+from seisserve_serving.drain import Drain
 from seisserve_serving.models import Models
 
 __all__ = ["Server"]
@@ -38,8 +40,10 @@ class Server:
     ) -> None:
         self._work = ThreadPoolExecutor(processors(), thread_name_prefix="predict")
         self._calls = ThreadPoolExecutor(callers or 4 * processors() + 4, thread_name_prefix="call")
+        self._drain = Drain()
         self._grpc = grpc.server(
             self._calls,
+            interceptors=[self._drain],
             options=[
                 ("grpc.max_receive_message_length", max_message),
                 ("grpc.max_send_message_length", max_message),
@@ -71,8 +75,12 @@ class Server:
 
         False if the grace period was too short: the callers have been told, but threads are still computing.
         """
+        begin = time.monotonic()
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(grace_s).wait(grace_s + SLACK_S)
+        self._drain.begin()
+        self._drain.wait(grace_s)
+        left_s = max(grace_s - (time.monotonic() - begin), 0)
+        self._grpc.stop(left_s).wait(left_s + SLACK_S)
         ender = threading.Thread(target=self._end_threads, daemon=True)
         ender.start()
         ender.join(SLACK_S)

@@ -69,14 +69,12 @@ def waveforms(stream: Stream) -> wire.Waveforms:
 
 def rows(picks: Picks) -> list[Any]:
     """Picks as the message has them: uncertainty and SNR are floats of 32 bits."""
-    return [
-        (*p[:3], p.probability, np.float32(p.uncertainty_s).item(), str(np.float32(p.snr_db)), p.flags) for p in picks
-    ]
+    return [(*p[:5], str(p.snr_db), p.flags) for p in picks]
 
 
 def answered(response: wire.PickResponse) -> list[Any]:
     return [
-        (p.trace_id, p.phase, p.time_ns, p.probability, p.uncertainty_s, str(np.float32(p.snr_db)), tuple(p.flags))
+        (p.trace_id, p.phase, p.time_ns, p.probability, p.uncertainty_s, str(p.snr_db), tuple(p.flags))
         for p in response.picks
     ]
 
