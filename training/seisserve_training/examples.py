@@ -12,7 +12,7 @@ from seisserve_training.augment import Example
 from seisserve_training.config import Config
 from seisserve_training.datasets import LabelledTrace
 from seisserve_training.labels import target
-from seisserve_training.synthetic import synthetic_event
+from seisserve_training.synthetic import synthetic_event, synthetic_noise
 
 __all__ = ["Examples"]
 
@@ -37,6 +37,8 @@ class Examples:
         chances = np.array([weight.get(trace.row.quality, 1.0) for trace in labelled])
         self.chance = np.cumsum(chances) / chances.sum() if len(chances) else chances
         self.synthetic = [self._synthetic(number) for number in range(config.data.synthetic_events)]
+        if not self.noise:
+            self.noise = [self._synthetic_noise(number) for number in range(config.data.synthetic_events // 4)]
 
     def make(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Window number i: waveform float32 [samples, components], target float32 [samples, 4]."""
@@ -102,3 +104,7 @@ class Examples:
         return Example(
             event.waveform, (float(event.p_sample),), (float(event.s_sample),), np.ones(len(event.waveform), bool)
         )
+
+    def _synthetic_noise(self, number: int) -> NDArray[np.float32]:
+        rng = np.random.default_rng((self.config.schedule.seed, 2, number))
+        return synthetic_noise(rng, 2 * self.config.network.window_samples, self.rate)
