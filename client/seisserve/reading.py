@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from seisserve.errors import WaveformError
 from seisserve.extras import need
 from seisserve.segments import by_instrument
-from seisserve.traces import Trace, from_stream
+from seisserve.traces import Trace, check, from_stream
 
 if TYPE_CHECKING:
     from obspy import Stream
@@ -45,7 +46,7 @@ def batches(paths: list[Path]) -> Iterator[Batch]:
     groups: dict[int, list[Path]] = {}
     for number, path in enumerate(paths):
         try:
-            instruments = by_instrument(from_headers(_obspy_read(path, path, headonly=True)))
+            instruments = by_instrument(from_headers(_obspy_read(path, str(path), headonly=True)[0]))
         except WaveformError as error:
             yield Batch([], [error])
             continue
@@ -59,16 +60,26 @@ def batches(paths: list[Path]) -> Iterator[Batch]:
 
 
 def read_file(path: Path) -> tuple[list[Trace], list[WaveformError]]:
-    """Traces of a file, and what was wrong with the rest of it if it ends in the middle of a record."""
-    stream = _obspy_read(path, path)
-    return from_stream(stream), _truncated(stream, str(path))
+    """The traces of a file that can be used, and what is wrong with the rest of it.
+
+    An instrument with a trace that cannot be used (NaN, say) is left out as far as this file goes; the others, and its
+    records in other files, are not touched by that.
+    """
+    stream, problems = _obspy_read(path, str(path))
+    traces: list[Trace] = []
+    for instrument in by_instrument(from_stream(stream)).values():
+        try:
+            traces.extend([check(trace) for trace in instrument])
+        except WaveformError as error:
+            problems.append(WaveformError(f"{path}: {error}"))
+    return traces, problems
 
 
 def read_miniseed(content: bytes) -> list[Trace]:
-    """Traces of miniSEED records in memory. Raises WaveformError, also for records that are cut short."""
-    stream = _obspy_read(io.BytesIO(content), "miniseed", format="MSEED", size=len(content))
-    for error in _truncated(stream, "miniseed"):
-        raise error
+    """Traces of miniSEED records in memory. Raises WaveformError, also for records that are damaged or cut short."""
+    stream, problems = _obspy_read(io.BytesIO(content), "miniseed", format="MSEED", size=len(content))
+    for problem in problems:
+        raise problem
     return from_stream(stream)
 
 
@@ -77,26 +88,30 @@ def from_headers(stream: Stream) -> list[Trace]:
     return [Trace(t.id, t.stats.starttime.ns, t.stats.sampling_rate, t.data) for t in stream]
 
 
-def _obspy_read(source: Any, name: object, size: int | None = None, **options: Any) -> Stream:
+def _obspy_read(
+    source: Path | io.BytesIO, name: str, size: int | None = None, **options: Any
+) -> tuple[Stream, list[WaveformError]]:
+    """What ObsPy makes of it, and what it had to leave out. Raises WaveformError if that is everything."""
     obspy = need("obspy", "obspy")
-    length = size
     if isinstance(source, Path):
         if not source.is_file():
             raise WaveformError(f"{name}: no such file")
-        length = source.stat().st_size
-        source = str(source)
-    if not length:
+        size = source.stat().st_size
+    if not size:
         raise WaveformError(f"{name}: the file is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # libmseed warns of each block that it skips; gaps tell the same
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         try:
-            stream: Stream = obspy.read(source, **options)
+            readable = glob.escape(str(source)) if isinstance(source, Path) else source
+            stream: Stream = obspy.read(readable, **options)
         except Exception as error:  # ObsPy's readers raise bare Exception, TypeError, struct.error and more
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WaveformError(f"{name}: not a waveform file that ObsPy can read ({reason})") from error
     if not any(trace.stats.npts for trace in stream):
         raise WaveformError(f"{name}: there are no samples in it")
-    return stream
+    skipped = [str(item.message) for item in caught if item.category.__name__ == "InternalMSEEDWarning"]
+    problems = [WaveformError(f"{name}: damaged, in {len(skipped)} places: {skipped[0]}")] if skipped else []
+    return stream, problems + _truncated(stream, name)
 
 
 def _truncated(stream: Stream, name: str) -> list[WaveformError]:

@@ -184,3 +184,21 @@ def test_the_installed_command_keeps_tables_and_errors_apart(good: str, tmp_path
     assert ended.returncode == 3
     assert ended.stdout.startswith("trace_id,phase,time,")
     assert ended.stderr == f"seisserve: {tmp_path / 'gone.mseed'}: no such file\n"
+
+
+def test_a_bad_record_does_not_cost_the_good_ones_of_the_same_station(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = obspy.read(), obspy.read()
+    for trace in bad:
+        trace.stats.starttime += 3600
+        trace.data = trace.data.astype(np.float32)
+    bad[0].data[5] = np.nan
+    good.write(str(tmp_path / "good.mseed"), format="MSEED")
+    bad.write(str(tmp_path / "bad.mseed"), format="MSEED")
+    assert run(["pick", str(tmp_path / "good.mseed")]) == 0
+    alone = capsys.readouterr().out
+    assert run(["pick", str(tmp_path / "good.mseed"), str(tmp_path / "bad.mseed")]) == 3
+    both = capsys.readouterr()
+    assert both.out == alone
+    assert "bad.mseed: trace BW.RJOB..EHZ: 1 of 3000 samples are NaN" in both.err
