@@ -171,7 +171,15 @@ def _write_out_softmax(graph: onnx.ModelProto) -> None:
 
 
 def _free_samples(graph: onnx.ModelProto, model: Manifest) -> None:
-    """Make the time axis free: `samples`, or `NAME_samples` of an output that has fewer."""
+    """Make the time axis free: `samples`, or `NAME_samples` of an output that has fewer.
+
+    A transposed convolution's output shape, which tf2onnx writes down, goes: the padding, explicit too, implies it.
+    """
+    for node in graph.graph.node:
+        if node.op_type == "ConvTranspose":
+            kept = [attribute for attribute in node.attribute if attribute.name != "output_shape"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
     for value in (*graph.graph.input, *graph.graph.output):
         axis = value.type.tensor_type.shape.dim[1]
         axis.dim_param = "samples" if axis.dim_value == model.window_samples else f"{value.name}_samples"

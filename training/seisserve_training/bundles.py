@@ -41,7 +41,7 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
         manifest = msgspec.structs.replace(manifest, labels=labels)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, manifest, folder)
-    windows = golden_windows(config)
+    windows = golden_windows(manifest)
     np.savez(folder / "golden.npz", input=windows, output=keras_transport(model).function(windows))
     sha256, size = digest(folder)
     artifact = Artifact(file=".", format="saved_model", sha256=sha256, size_bytes=size)
@@ -107,9 +107,9 @@ def _plateau(values: Sequence[float]) -> int:
     return int(np.argmax((padded[:-2] + padded[1:-1] + padded[2:]) / 3))
 
 
-def golden_windows(config: Config) -> NDArray[np.float32]:
+def golden_windows(manifest: Manifest) -> NDArray[np.float32]:
     """Made windows of every kind: events, noise, one component, a constant, the smallest and largest amplitudes."""
-    samples, rate = config.network.window_samples, config.sampling_rate_hz
+    samples, rate = manifest.window_samples, manifest.sampling_rate_hz
     rng = np.random.default_rng(20_190_101)
     events = [synthetic_event(rng, samples, rate).waveform for _ in range(4)]
     events = [event / np.abs(event).max() * 1000 for event in events]

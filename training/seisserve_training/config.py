@@ -49,9 +49,9 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which network, and its sizes."""
+    """Which network, and its sizes. window_samples: of the training windows (`onset` is served in longer ones)."""
 
-    kind: Literal["phasenet"] = "phasenet"
+    kind: Literal["onset", "phasenet"] = "phasenet"
     window_samples: Count = 3072
     filters: Count = 8
     dropout: Share = 0.0

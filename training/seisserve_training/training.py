@@ -20,6 +20,7 @@ from seisserve_training.datasets import Dataset, LabelledTrace, read_rows
 from seisserve_training.evaluation import Evaluation, curves, evaluate
 from seisserve_training.examples import Examples
 from seisserve_training.labels import PHASES
+from seisserve_training.models.onset import BLINDING, WINDOW, onset
 from seisserve_training.models.phasenet import phasenet
 
 __all__ = ["History", "contract", "forget", "keras_transport", "load", "network", "train"]
@@ -40,13 +41,16 @@ class History(NamedTuple):
 
 def network(config: Config) -> keras.Model:
     """The network that the configuration names, with fresh weights."""
-    return phasenet(len(config.components), len(PHASES), config.network.filters, config.network.dropout)
+    make = {"onset": onset, "phasenet": phasenet}[config.network.kind]
+    return make(len(config.components), len(PHASES), config.network.filters, config.network.dropout)
 
 
 def contract(config: Config) -> Manifest:
     """The manifest of a bundle with this network, before anything was measured."""
-    window, components = config.network.window_samples, len(config.components)
-    label = Label(threshold=THRESHOLD)
+    components, label = len(config.components), Label(threshold=THRESHOLD)
+    windowless = config.network.kind == "onset"
+    window = WINDOW if windowless else config.network.window_samples
+    blinding = BLINDING if windowless else 0
     return Manifest(
         name=config.name,
         task="picking",
@@ -56,8 +60,9 @@ def contract(config: Config) -> Manifest:
         sampling_rate_hz=config.sampling_rate_hz,
         components=config.components,
         window_samples=window,
-        fragment_windows=tuple(size for size in (512, 1024, 2048) if size < window),
-        hop_samples=window // 2,
+        fragment_windows=tuple(size for size in (512, 1024, 2048, 4096, 8192) if size < window),
+        hop_samples=window - 2 * blinding if windowless else window // 2,
+        blinding_samples=blinding,
         edge_samples=round(1.0 * config.sampling_rate_hz),
         input=Tensor(name="waveform", shape=(-1, window, components)),
         outputs=(Output(name="probability", shape=(-1, window, len(PHASES)), labels=PHASES),),

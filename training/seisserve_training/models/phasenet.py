@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
 from seisserve_training.models.layers import Standardise
 
-__all__ = ["phasenet"]
+__all__ = ["body", "phasenet"]
 
 DEPTH, STRIDE, KERNEL = 5, 4, 7
 
@@ -16,11 +18,18 @@ def phasenet(components: int = 3, classes: int = 3, filters: int = 8, dropout: f
     """The U-Net of the paper, normalisation included.
 
     Input `waveform` [n, samples, components] in raw counts, samples a multiple of 256 (the total stride); output
-    `probability` [n, samples, classes]. Convolutions are two-dimensional of height one, [n, 1, samples, channels]:
-    runtimes have their fast kernels there.
+    `probability` [n, samples, classes].
     """
     waveform = keras.Input((None, components), name="waveform")
     x = ops.expand_dims(Standardise(name="standardise")(waveform), 1)
+    return keras.Model(waveform, body(x, classes, filters, dropout), name="phasenet")
+
+
+def body(x: Any, classes: int, filters: int, dropout: float) -> Any:
+    """The network behind the normalisation: [n, 1, samples, components] -> [n, samples, classes].
+
+    Convolutions are two-dimensional of height one: runtimes have their fast kernels there.
+    """
     x = _conv(x, filters, "in")
     skips = []
     for level in range(DEPTH):
@@ -33,23 +42,22 @@ def phasenet(components: int = 3, classes: int = 3, filters: int = 8, dropout: f
         x = layers.Concatenate(name=f"skip{level}")([skips[level], x])
         x = _conv(x, filters << level, f"join{level}", dropout=dropout)
     x = layers.Conv2D(classes, 1, name="logits")(x)
-    probability = layers.Softmax(name="softmax")(ops.squeeze(x, 1))
-    return keras.Model(waveform, probability, name="phasenet")
+    return layers.Softmax(name="softmax")(ops.squeeze(x, 1))
 
 
-def _conv(x, filters: int, name: str, stride: int = 1, dropout: float = 0.0):  # type: ignore[no-untyped-def]
+def _conv(x: Any, filters: int, name: str, stride: int = 1, dropout: float = 0.0) -> Any:
     """[n, 1, samples, c] -> [n, 1, samples / stride, filters]"""
     x = layers.Conv2D(filters, (1, KERNEL), (1, stride), "same", use_bias=False, name=name)(x)
     return _finish(x, name, dropout)
 
 
-def _up(x, filters: int, name: str, dropout: float):  # type: ignore[no-untyped-def]
+def _up(x: Any, filters: int, name: str, dropout: float) -> Any:
     """[n, 1, samples, c] -> [n, 1, samples * STRIDE, filters]"""
     x = layers.Conv2DTranspose(filters, (1, KERNEL), (1, STRIDE), "same", use_bias=False, name=name)(x)
     return _finish(x, name, dropout)
 
 
-def _finish(x, name: str, dropout: float):  # type: ignore[no-untyped-def]
+def _finish(x: Any, name: str, dropout: float) -> Any:
     x = layers.BatchNormalization(name=f"{name}_norm", momentum=0.98)(x)
     x = layers.ReLU(name=f"{name}_relu")(x)
     return layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x
