@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check proto models bench clean
+.PHONY: setup demo test check proto models accuracy bench clean
 
 # The environment: one extra of each kind, at the versions in constraints.txt.
 setup: $(VENV)/.done
@@ -35,6 +35,15 @@ proto:
 models: setup
 	$(BIN)/seisserve train configs/phasenet.toml -o runs/phasenet
 	$(BIN)/seisserve export runs/phasenet/bundle -o models/phasenet/1 --force
+
+# The accuracy tables in docs/tables and in the shipped card; DATA is the folder with waveforms/ and weights/.
+DATA ?= ../shared/data
+accuracy: setup
+	$(BIN)/seisserve import phasenet-tf1 $(DATA)/weights/phasenet_original_tf1 -o runs/published/phasenet_original/1 --force
+	$(BIN)/seisserve evaluate phasenet runs/published/phasenet_original/1 $(DATA)/waveforms --split dev -o docs/tables/dev.md
+	$(BIN)/seisserve evaluate phasenet runs/published/phasenet_original/1 $(DATA)/waveforms --split test -o docs/tables/test.md
+	$(BIN)/seisserve evaluate phasenet $(DATA)/waveforms --split test --write
+	$(BIN)/seisserve card models/phasenet/1
 
 bench: setup
 	$(BIN)/python tests/benchmarks/station_day.py

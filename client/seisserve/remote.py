@@ -30,7 +30,7 @@ def split_model(model: str) -> tuple[str, int]:
 
 
 class Remote:
-    """A connection to a seisserve server. Every call has a deadline; a lost connection is tried again until then."""
+    """A connection to a seisserve server. Every call has a deadline; gRPC connects anew by itself after a loss."""
 
     def __init__(self, address: str, timeout_s: float) -> None:
         self.address, self.timeout_s = address, timeout_s

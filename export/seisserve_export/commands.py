@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def export(source: Path, destination: Path, windows: Path | None, force: bool) -
     The ONNX file is compared with the SavedModel on the golden windows and on those of --windows; what was measured
     goes into the manifest. If the two differ by more than rounding, nothing is written.
     """
-    _quiet_tensorflow()
+    need("tensorflow", "export")
     from seisserve_export.bundles import export_bundle, read_windows
 
     more = None if windows is None else read_windows(windows)
@@ -51,7 +50,7 @@ def import_weights(kind: str, weights: Path, destination: Path, windows: Path | 
 
     phasenet-tf1: the folder of the original TensorFlow 1 checkpoint. phasenet-keras: the same as a Keras HDF5 file.
     """
-    _quiet_tensorflow()
+    need("tensorflow", "export")
     from seisserve_export.bundles import PHASENET_ORIGINAL, export_bundle, read_windows, save_bundle
     from seisserve_export.importers.phasenet import load_phasenet_keras_h5, load_phasenet_tf1
 
@@ -74,9 +73,3 @@ def card(bundle: Path) -> None:
 
     write(bundle)
     click.echo(str(bundle / "CARD.md"))
-
-
-def _quiet_tensorflow() -> None:
-    """TensorFlow announces on stderr which devices there are, unless it is told not to before it is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    need("tensorflow", "export")

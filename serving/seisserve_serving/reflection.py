@@ -1,7 +1,7 @@
 """Server reflection under the public names, so that grpcurl and the like can list and call every service.
 
-TensorFlow's messages are compiled into this project under a package of its own, since two descriptors of one name in
-one process clash. Reflection has a descriptor pool to itself, where they can carry the names they have on the wire.
+Public messages are compiled into this project under a package of its own, since two descriptors of one name in one
+process clash. Reflection has a descriptor pool to itself, where they can carry the names they have on the wire.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, wrappers_p
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from seisserve.proto import seismic_pb2, tensorflow_serving_wire_pb2, tensorflow_wire_pb2
+from seisserve.proto import inference_wire_pb2, seismic_pb2, tensorflow_serving_wire_pb2, tensorflow_wire_pb2
 
 __all__ = ["enable", "public_pool"]
 
-OWN, PUBLIC = "seisserve.wire.tensorflow", "tensorflow"
+OWN = "seisserve.wire."
 MODULES = (
-    any_pb2, wrappers_pb2, health_pb2, reflection_pb2, tensorflow_wire_pb2, tensorflow_serving_wire_pb2, seismic_pb2,
+    any_pb2, wrappers_pb2, health_pb2, reflection_pb2, tensorflow_wire_pb2, tensorflow_serving_wire_pb2,
+    inference_wire_pb2, seismic_pb2,
 )  # fmt: skip
 
 
@@ -38,12 +39,12 @@ def enable(services: list[str], server: grpc.Server) -> None:
 
 
 def _rename(file: descriptor_pb2.FileDescriptorProto) -> None:
-    file.package = file.package.replace(OWN, PUBLIC, 1)
+    file.package = file.package.removeprefix(OWN)
 
     def rename_types(message: descriptor_pb2.DescriptorProto) -> None:
         for field in message.field:
             if field.type_name:  # setting it at all makes a field a message
-                field.type_name = field.type_name.replace(f".{OWN}", f".{PUBLIC}", 1)
+                field.type_name = field.type_name.replace(f".{OWN}", ".", 1)
         for nested in message.nested_type:
             rename_types(nested)
 
@@ -51,5 +52,5 @@ def _rename(file: descriptor_pb2.FileDescriptorProto) -> None:
         rename_types(message)
     for service in file.service:
         for method in service.method:
-            method.input_type = method.input_type.replace(f".{OWN}", f".{PUBLIC}", 1)
-            method.output_type = method.output_type.replace(f".{OWN}", f".{PUBLIC}", 1)
+            method.input_type = method.input_type.replace(f".{OWN}", ".", 1)
+            method.output_type = method.output_type.replace(f".{OWN}", ".", 1)

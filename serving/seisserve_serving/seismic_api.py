@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
 import msgspec
-import numpy as np
 
 from seisserve import pipeline
 from seisserve.annotations import from_curve
 from seisserve.errors import UsageError, WaveformError
 from seisserve.manifest import Manifest
+from seisserve.messages import from_message
 from seisserve.proto import seismic_pb2 as wire
 from seisserve.reading import read_miniseed
 from seisserve.resample import Phase
@@ -21,10 +21,9 @@ from seisserve.traces import Trace
 from seisserve_serving.models import Models, Served
 from seisserve_serving.status import handler
 
-__all__ = ["SEISMIC_SERVICE", "handlers", "trace_message"]
+__all__ = ["SEISMIC_SERVICE", "handlers"]
 
 SEISMIC_SERVICE = "seisserve.v1.SeismicService"
-SAMPLE_TYPES = {wire.Trace.INT32: "<i4", wire.Trace.FLOAT32: "<f4", wire.Trace.FLOAT64: "<f8"}
 PHASES: dict[str, Phase] = {"": "zero", "zero": "zero", "causal": "causal"}
 
 
@@ -80,15 +79,6 @@ def handlers(models: Models) -> grpc.GenericRpcHandler:
     )
 
 
-def trace_message(trace: Trace) -> wire.Trace:
-    """A trace as a message; samples as int32, float32 or float64, whichever holds them."""
-    kind = {"i4": wire.Trace.INT32, "f4": wire.Trace.FLOAT32}.get(trace.samples.dtype.str[1:], wire.Trace.FLOAT64)
-    content = np.ascontiguousarray(trace.samples, SAMPLE_TYPES[kind]).tobytes()
-    return wire.Trace(
-        id=trace.id, start_ns=trace.start_ns, sampling_rate_hz=trace.sampling_rate_hz, sample_type=kind, samples=content
-    )
-
-
 def _asked(models: Models, request: wire.PickRequest | wire.AnnotateRequest) -> _Asked:
     options = request.options
     if options.resampling not in PHASES:
@@ -97,7 +87,7 @@ def _asked(models: Models, request: wire.PickRequest | wire.AnnotateRequest) -> 
     manifest = served.manifest.with_options(
         dict(options.thresholds), options.hop_samples or None, options.stacking or None
     )
-    traces = [*map(_trace, request.waveforms.traces)]
+    traces = [*map(from_message, request.waveforms.traces)]
     for content in request.waveforms.miniseed:
         traces.extend(read_miniseed(content))
     if not traces:
@@ -109,19 +99,3 @@ def _find(models: Models, spec: wire.ModelSpec) -> Served:
     if spec.version < 0:
         raise UsageError(f"model.version is {spec.version}; it must be a version number, or 0 for the latest")
     return models.get(spec.name, spec.version)
-
-
-def _trace(message: wire.Trace) -> Trace:
-    if message.sample_type not in SAMPLE_TYPES:
-        raise WaveformError(f"trace {message.id}: sample_type is missing; it must be INT32, FLOAT32 or FLOAT64")
-    dtype = np.dtype(SAMPLE_TYPES[message.sample_type])
-    if len(message.samples) % dtype.itemsize:
-        raise WaveformError(
-            f"trace {message.id}: samples has {len(message.samples)} bytes; {dtype.name} takes {dtype.itemsize} each"
-        )
-    return Trace(message.id, message.start_ns, message.sampling_rate_hz, np.frombuffer(message.samples, dtype))
-
-
-def requests_of(traces: Iterable[Trace]) -> wire.Waveforms:
-    """Traces as a message."""
-    return wire.Waveforms(traces=map(trace_message, traces))

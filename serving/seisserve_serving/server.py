@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from seisserve.errors import ServerError
 from seisserve.runtime import processors
-from seisserve_serving import reflection, seismic_api, tensorflow_api
+from seisserve_serving import kserve_api, reflection, seismic_api, tensorflow_api
 from seisserve_serving.drain import Drain
 from seisserve_serving.models import Models
 
@@ -23,7 +23,8 @@ __all__ = ["Server"]
 
 log = logging.getLogger(__name__)
 SERVICES = [
-    tensorflow_api.PREDICTION_SERVICE, tensorflow_api.MODEL_SERVICE, seismic_api.SEISMIC_SERVICE, health.SERVICE_NAME,
+    tensorflow_api.PREDICTION_SERVICE, tensorflow_api.MODEL_SERVICE, kserve_api.INFERENCE_SERVICE,
+    seismic_api.SEISMIC_SERVICE, health.SERVICE_NAME,
 ]  # fmt: skip
 SLACK_S = 1.0  # for threads to end after the last call has
 
@@ -53,7 +54,11 @@ class Server:
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._grpc.add_generic_rpc_handlers(
-            [*tensorflow_api.handlers(models, self._work), seismic_api.handlers(models)]
+            [
+                *tensorflow_api.handlers(models, self._work),
+                kserve_api.handlers(models, self._work),
+                seismic_api.handlers(models),
+            ]
         )
         reflection.enable(SERVICES, self._grpc)
         try:

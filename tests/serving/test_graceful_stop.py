@@ -83,6 +83,11 @@ class Process(subprocess.Popen[str]):
         assert found, line + (self.stderr.read() if self.stderr else "")
         self.address = found[1]
 
+    def __exit__(self, *error: Any) -> None:
+        if self.poll() is None:
+            self.kill()  # the test has failed already; it must not wait for ever as well
+        super().__exit__(*error)
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_accepted_request_is_lost_when_a_server_is_told_to_stop(number: int, windows: Array) -> None:
@@ -109,7 +114,7 @@ def test_no_accepted_request_is_lost_when_a_server_is_told_to_stop(number: int, 
             threads = [threading.Thread(target=caller, args=(channel, windows[k : k + 8])) for k in range(6)]
             for thread in threads:
                 thread.start()
-            while outcomes["right"] < 20:
+            while outcomes["right"] < 20 and all(thread.is_alive() for thread in threads):
                 time.sleep(0.01)
             os.kill(process.pid, number)
             for thread in threads:

@@ -14,9 +14,9 @@ from obspy import Stream
 
 from seisserve import Client, Picks, Trace
 from seisserve.manifest import decode
+from seisserve.messages import to_message, to_waveforms
 from seisserve.proto import seismic_pb2 as wire
 from seisserve.traces import from_stream
-from seisserve_serving.seismic_api import trace_message
 
 Refused = Callable[..., tuple[grpc.StatusCode, str]]
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -64,7 +64,7 @@ def miniseed(stream: Stream) -> bytes:
 
 
 def waveforms(stream: Stream) -> wire.Waveforms:
-    return wire.Waveforms(traces=map(trace_message, from_stream(stream)))
+    return to_waveforms(from_stream(stream))
 
 
 def rows(picks: Picks) -> list[Any]:
@@ -165,7 +165,7 @@ def test_a_model_tells_its_manifest(stub: Stub, here: Client, name: str) -> None
 
 def sample(samples: Any, **changes: Any) -> wire.Waveforms:
     trace = Trace("XX.STA..HHZ", 0, 100.0, np.asarray(samples))._replace(**changes)
-    return wire.Waveforms(traces=[trace_message(trace)])
+    return wire.Waveforms(traces=[to_message(trace)])
 
 
 def raw(**fields: Any) -> wire.Waveforms:

@@ -27,6 +27,7 @@ from seisserve_serving.server import Server
 SERVICES = {
     "tensorflow.serving.PredictionService",
     "tensorflow.serving.ModelService",
+    "inference.GRPCInferenceService",
     "seisserve.v1.SeismicService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -100,7 +101,16 @@ def test_a_client_made_from_reflection_alone_gets_predictions(
     assert answer.outputs["probability"].tensor_content == expected.tobytes()
 
 
-def test_reflection_never_shows_the_projects_own_names_for_tensorflows_messages(channel: grpc.Channel) -> None:
+def test_a_client_made_from_reflection_alone_asks_the_inference_service(channel: grpc.Channel) -> None:
+    pool = reflected_pool(channel)
+    service = pool.FindServiceByName("inference.GRPCInferenceService")
+    live = service.methods_by_name["ServerLive"]
+    assert live.input_type.full_name == "inference.ServerLiveRequest"
+    request, response = map(message_factory.GetMessageClass, (live.input_type, live.output_type))
+    assert method(channel, "/inference.GRPCInferenceService/ServerLive", response)(request(), timeout=30).live
+
+
+def test_reflection_never_shows_the_projects_own_names_for_public_messages(channel: grpc.Channel) -> None:
     for service in sorted(SERVICES):
         answer = reflected(channel, file_containing_symbol=service)
         assert answer.file_descriptor_response.file_descriptor_proto

@@ -1,4 +1,4 @@
-"""The project's subset of TensorFlow's messages against the official ones: the same bytes, both ways."""
+"""The project's subset of public messages against the official ones: the same bytes, both ways."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tritonclient.grpc import service_pb2
 
-from seisserve.proto import tensorflow_serving_wire_pb2, tensorflow_wire_pb2
+from seisserve.proto import inference_wire_pb2, tensorflow_serving_wire_pb2, tensorflow_wire_pb2
 from seisserve.tensors import to_array, to_proto
 
-OFFICIAL = (predict_pb2, get_model_metadata_pb2, get_model_status_pb2)  # imported, so they are in the default pool
+OFFICIAL = (
+    predict_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    service_pb2,
+)  # imported, so they are in the default pool
 OURS = [
     message
-    for module in (tensorflow_wire_pb2, tensorflow_serving_wire_pb2)
+    for module in (tensorflow_wire_pb2, tensorflow_serving_wire_pb2, inference_wire_pb2)
     for message in module.DESCRIPTOR.message_types_by_name.values()
 ]
 SCALARS: dict[int, st.SearchStrategy[Any]] = {
@@ -35,6 +41,8 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_BOOL: st.booleans(),
     FieldDescriptor.TYPE_INT32: st.integers(-(1 << 31), (1 << 31) - 1),
     FieldDescriptor.TYPE_INT64: st.integers(-(1 << 63), (1 << 63) - 1),
+    FieldDescriptor.TYPE_UINT32: st.integers(0, (1 << 32) - 1),
+    FieldDescriptor.TYPE_UINT64: st.integers(0, (1 << 64) - 1),
     FieldDescriptor.TYPE_FLOAT: st.floats(width=32, allow_nan=False, allow_infinity=False),
     FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False, allow_infinity=False),
 }
@@ -99,6 +107,15 @@ def test_every_field_has_the_official_name_number_and_type(descriptor: Descripto
     for field in descriptor.fields:
         assert field.number == theirs[field.name].number
         assert field.is_repeated == theirs[field.name].is_repeated
+
+
+def test_the_inference_service_has_the_official_methods() -> None:
+    theirs = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
+    for method in inference_wire_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+        official_method = theirs[method.name]
+        for ours, other in ((method.input_type, official_method.input_type),
+                            (method.output_type, official_method.output_type)):  # fmt: skip
+            assert ours.full_name == f"seisserve.wire.{other.full_name}"
 
 
 ARRAYS = arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0), elements=st.floats(width=32))

@@ -35,8 +35,8 @@ class StandardiseLocally(keras.layers.Layer):
     """Each component minus its running mean, over its running rms, both over 13 blocks of 256 samples (33 s at 100 Hz).
 
     [n, samples, components] -> [n, 1, samples, components], samples a multiple of 256. Blocks are averaged first; the
-    values between their centres are interpolated linearly. What comes out depends on 40 s either way at most, and mostly
-    on the nearest 17 s, so a record needs no windows that overlap. Where a component is constant it becomes zero.
+    values between their centres are interpolated linearly. What comes out depends on 40 s either way at most, mostly on
+    the nearest 17 s, so a record needs no windows that overlap. Where a component is constant it becomes zero.
     """
 
     def call(self, waveform):  # type: ignore[no-untyped-def]
