@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class Event(NamedTuple):
 EVENTS = (
     Event("rjob", "local earthquake, Bavaria, 2009-08-24 (ObsPy's example)", ()),
     Event(
-        "unterhaching", "three small earthquakes near a geothermal plant, Bavaria, 2010-05-27; one station of four has "
+        "unterhaching", "small earthquakes near a geothermal plant, Bavaria, 2010-05-27; one station of four has "
         "three components", tuple(
             f"signal/tests/data/BW.{name}.D.2010.147.cut.slist.gz"
             for name in ("UH1._.SHZ", "UH2._.SHZ", "UH3._.SHZ", "UH3._.SHN", "UH3._.SHE", "UH4._.EHZ")
@@ -89,7 +90,8 @@ def _table(picks: Picks) -> str:
     lines = [f"  {'trace':<14} {'phase':<6} {'time':<28} {'probability':>11} {'+- s':>6} {'SNR dB':>7}  flags"]
     lines += [
         f"  {pick.trace_id:<14} {pick.phase:<6} {time_text(pick.time_ns):<28} {pick.probability:>11.2f} "
-        f"{pick.uncertainty_s:>6.2f} {pick.snr_db:>7.1f}  {' '.join(pick.flags)}"
+        f"{pick.uncertainty_s:>6.2f} {'' if math.isnan(pick.snr_db) else format(pick.snr_db, '.1f'):>7}  "
+        f"{' '.join(pick.flags)}"
         for pick in picks
     ]
     return "\n".join(lines)
