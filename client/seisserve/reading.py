@@ -39,9 +39,12 @@ def files(inputs: Iterable[Path]) -> list[Path]:
 def batches(paths: list[Path]) -> Iterator[Batch]:
     """Groups of files to read together: those that hold records of the same instrument (NET.STA.LOC.BI).
 
-    So the components of a station may come in files of their own, and a day may be in several. Only headers are read.
-    A file that cannot be read has a batch of its own, with the error.
+    So the components of a station may come in files of their own, and a day may be in several. Only headers are read
+    (a single file needs no grouping). A file that cannot be read has a batch of its own, with the error.
     """
+    if len(paths) == 1:
+        yield Batch(paths, [])
+        return
     owner: dict[str, int] = {}
     groups: dict[int, list[Path]] = {}
     for number, path in enumerate(paths):
