@@ -106,8 +106,9 @@ def test_made_up_events_alone_teach_more_than_the_base_rates(tmp_path: Path) -> 
     config = Config(
         name="made",
         data=Data(synthetic_share=1.0, synthetic_events=150),
-        network=Network(window_samples=1024, filters=4),
-        schedule=Schedule(epochs=1, steps_per_epoch=120, batch_size=16, seed=0, average=0.9, learning_rate=1e-2),
+        network=Network(window_samples=1024),
+        augmentation=Augmentation(superpose_noise=0, stack_events=0, channel_dropout=0, false_positive_noise=0),
+        schedule=Schedule(epochs=2, steps_per_epoch=100, batch_size=16, seed=0, average=0.9, learning_rate=5e-3),
     )
     model = training.train(config, tmp_path, [])
     unseen = Examples([], msgspec.structs.replace(config, schedule=Schedule(seed=99)))
