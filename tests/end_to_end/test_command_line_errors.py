@@ -13,7 +13,11 @@ import obspy
 import pytest
 from obspy import Stream
 
+from seisserve import Client
+from seisserve.bundle import shipped
 from seisserve.cli import run
+from seisserve_serving.models import load
+from seisserve_serving.server import Server
 
 Capture = pytest.CaptureFixture[str]
 
@@ -202,3 +206,29 @@ def test_a_bad_record_does_not_cost_the_good_ones_of_the_same_station(
     both = capsys.readouterr()
     assert both.out == alone
     assert "bad.mseed: trace BW.RJOB..EHZ: 1 of 3000 samples are NaN" in both.err
+
+
+def test_a_server_that_goes_away_costs_nothing_of_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, station in enumerate(("ONE", "TWO")):
+        stream = obspy.read()
+        for trace in stream:
+            trace.stats.station = station
+        stream.write(str(tmp_path / f"{number}.mseed"), format="MSEED")
+    server = Server(load(shipped(), "onnxruntime", 1), port=0)
+    server.start()
+    pick = Client.pick
+
+    def pick_then_stop(self: Client, *arguments: Any, **options: Any) -> Any:
+        picks = pick(self, *arguments, **options)
+        server.stop(5)
+        return picks
+
+    monkeypatch.setattr(Client, "pick", pick_then_stop)
+    code = run(["pick", str(tmp_path), "--server", server.address, "--timeout", "5", "-o", str(tmp_path / "picks.csv")])
+    assert code == 2
+    assert "cannot reach a server" in capsys.readouterr().err
+    rows = (tmp_path / "picks.csv").read_text().splitlines()[1:]
+    assert rows
+    assert all(row.startswith("BW.ONE") for row in rows)

@@ -47,23 +47,25 @@ def pick(
         loaded.manifest.with_options(limit_by_label, hop_samples, stacking)  # a wrong option fails before any work
         found: Picks | None = None
         failed = 0
-        for traces, errors in readable(inputs, verbose):
-            picks = client.pick(
-                traces, model=model, thresholds=limit_by_label, hop_samples=hop_samples, stacking=stacking,
-                resampling=resampling, on_error="skip",
-            )  # fmt: skip
-            for warning in picks.warnings:
-                click.echo(f"seisserve: warning: {warning}", err=True)
-            for error in [*errors, *picks.errors]:
-                failed = fail(str(error), SOME_INPUTS_FAILED)
-            if found is None:
-                found = picks
-            else:
-                found.extend(picks)
-    assert found is not None  # readable() always yields
-    found.write(sys.stdout if output == "-" else Path(output), chosen)
-    if output != "-":
-        click.echo(f"{len(found)} picks in {output}", err=True)
+        try:
+            for traces, errors in readable(inputs, verbose):
+                picks = client.pick(
+                    traces, model=model, thresholds=limit_by_label, hop_samples=hop_samples, stacking=stacking,
+                    resampling=resampling, on_error="skip",
+                )  # fmt: skip
+                for warning in picks.warnings:
+                    click.echo(f"seisserve: warning: {warning}", err=True)
+                for error in [*errors, *picks.errors]:
+                    failed = fail(str(error), SOME_INPUTS_FAILED)
+                if found is None:
+                    found = picks
+                else:
+                    found.extend(picks)
+        finally:  # a server that goes away half-way, or Ctrl-C, costs nothing of what was done
+            if found is not None:
+                found.write(sys.stdout if output == "-" else Path(output), chosen)
+                if output != "-":
+                    click.echo(f"{len(found)} picks in {output}", err=True)
     return failed
 
 
