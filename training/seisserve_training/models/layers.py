@@ -65,7 +65,7 @@ def _running_mean(x: Any) -> Any:
         spread = ops.conv_transpose(values, ops.convert_to_tensor(kernel), (1, BLOCK), "valid")
         return spread[:, :, BLOCK // 2 : -(BLOCK // 2)]
 
-    return between(means) / between(ops.ones_like(means[:1]))  # before the first and after the last centre: as there
+    return between(means) / between(ops.ones_like(means))  # before the first and after the last centre: as there
 
 
 def _over(values: Any, size: Any) -> Any:
