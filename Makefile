@@ -31,22 +31,26 @@ proto:
 	$(VENV)-proto/bin/python -m pip install --quiet "grpcio-tools==1.76.0"
 	cd client && ../$(VENV)-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. seisserve/proto/*.proto
 
-# The shipped models, trained anew (about an hour) and exported.
+# The shipped models, trained anew (about two hours) and exported.
 models: setup
 	$(BIN)/seisserve train configs/phasenet.toml -o runs/phasenet
 	$(BIN)/seisserve export runs/phasenet/bundle -o models/phasenet/1 --force
+	$(BIN)/seisserve train configs/onset.toml -o runs/onset
+	$(BIN)/seisserve export runs/onset/bundle -o models/onset/1 --force
 
 # The accuracy tables in docs/tables and in the shipped card; DATA is the folder with waveforms/ and weights/.
 DATA ?= ../shared/data
 accuracy: setup
 	$(BIN)/seisserve import phasenet-tf1 $(DATA)/weights/phasenet_original_tf1 -o runs/published/phasenet_original/1 --force
-	$(BIN)/seisserve evaluate phasenet runs/published/phasenet_original/1 $(DATA)/waveforms --split dev -o docs/tables/dev.md
-	$(BIN)/seisserve evaluate phasenet runs/published/phasenet_original/1 $(DATA)/waveforms --split test -o docs/tables/test.md
-	$(BIN)/seisserve evaluate phasenet $(DATA)/waveforms --split test --write
-	$(BIN)/seisserve card models/phasenet/1
+	$(BIN)/seisserve evaluate phasenet onset runs/published/phasenet_original/1 $(DATA)/waveforms --split dev -o docs/tables/dev.md
+	$(BIN)/seisserve evaluate phasenet onset runs/published/phasenet_original/1 $(DATA)/waveforms --split test -o docs/tables/test.md
+	for model in phasenet onset; do \
+	  $(BIN)/seisserve evaluate $$model $(DATA)/waveforms --split test --write && $(BIN)/seisserve card models/$$model/1 || exit 1; \
+	done
 
 bench: setup
-	$(BIN)/python tests/benchmarks/station_day.py
+	$(BIN)/python tests/benchmarks/station_day.py --model phasenet
+	$(BIN)/python tests/benchmarks/station_day.py --model onset
 
 clean:
 	rm -rf $(VENV) $(VENV)-proto build dist seisserve-demo

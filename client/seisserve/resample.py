@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -36,6 +37,7 @@ def check_phase(phase: str) -> None:
         raise UsageError(f"phase is {phase!r}; it must be 'zero' or 'causal'")
 
 
+@lru_cache(maxsize=256)  # a record of ten thousand pieces asks ten thousand times
 def exact_rate(rate_hz: float) -> Fraction:
     """The sampling rate as the fraction of small integers that the header meant (33.333333 is 100/3)."""
     return Fraction(rate_hz).limit_denominator(1000)

@@ -166,11 +166,10 @@ def _join_pieces(pieces: list[_Run], name: str, rate_hz: float, warnings: list[s
 def _join(name: str, slots: list[list[_Run]], rate_hz: float) -> list[Segment]:
     """Segments from the runs of each component: cut wherever a component comes or goes."""
     bounds = np.unique([edge for runs in slots for run in runs for edge in (run.grid_index, run.end)])
-    starts = [np.array([run.grid_index for run in runs]) for runs in slots]
+    covering = [_covering(runs, bounds[:-1]) for runs in slots]
     dtype = np.result_type(*(run.samples.dtype for runs in slots for run in runs)) if len(bounds) else np.float64
     found = []
-    for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        here = [_covering(runs, start, begin) for runs, start in zip(slots, starts, strict=True)]
+    for begin, end, *here in zip(bounds[:-1].tolist(), bounds[1:].tolist(), *covering, strict=True):
         alive = [run for run in here if run is not None]
         if not alive:
             continue
@@ -183,6 +182,11 @@ def _join(name: str, slots: list[list[_Run]], rate_hz: float) -> list[Segment]:
     return found
 
 
-def _covering(runs: list[_Run], starts: NDArray[np.int64], index: int) -> _Run | None:
-    position = int(np.searchsorted(starts, index, side="right")) - 1
-    return runs[position] if position >= 0 and index < runs[position].end else None
+def _covering(runs: list[_Run], begins: NDArray[np.int64]) -> list[_Run | None]:
+    """For each stretch that begins there, the run that covers it."""
+    if not runs:
+        return [None] * len(begins)
+    starts, ends = (np.array(edges) for edges in zip(*((run.grid_index, run.end) for run in runs), strict=True))
+    position = np.searchsorted(starts, begins, side="right") - 1
+    covered = (position >= 0) & (begins < ends[position])
+    return [runs[k] if yes else None for k, yes in zip(position.tolist(), covered.tolist(), strict=True)]

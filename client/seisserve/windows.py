@@ -120,10 +120,11 @@ def stack(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manif
     begins = np.where(windows.starts == first, windows.starts, windows.starts + model.blinding_samples)
     ends = windows.starts + windows.lengths
     ends = np.where(ends >= last, last, ends - model.blinding_samples)
+    places = list(zip(begins.tolist(), ends.tolist(), windows.starts.tolist(), strict=True))
     row = 0
     for batch in outputs:
         for output in batch:
-            begin, end, origin = int(begins[row]), int(ends[row]), int(windows.starts[row])
+            begin, end, origin = places[row]
             part = output[begin - origin : end - origin]
             if model.stacking == "max":
                 np.maximum(values[begin:end], part, out=values[begin:end])

@@ -42,7 +42,7 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
     folder.mkdir(parents=True, exist_ok=True)
     save(model, manifest, folder)
     windows = golden_windows(manifest)
-    np.savez(folder / "golden.npz", input=windows, output=keras_transport(model).function(windows))
+    np.savez_compressed(folder / "golden.npz", input=windows, output=keras_transport(model).function(windows))
     sha256, size = digest(folder)
     artifact = Artifact(file=".", format="saved_model", sha256=sha256, size_bytes=size)
     schedule = config.schedule
