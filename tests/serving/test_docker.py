@@ -233,7 +233,7 @@ def test_the_containers_command_serves_is_healthy_and_stops(tmp_path: Path) -> N
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
-            found = re.search(r"serving phasenet on 0\.0\.0\.0:(\d+)$", process.stdout.readline().strip())
+            found = re.search(r"serving .*phasenet.* on 0\.0\.0\.0:(\d+)$", process.stdout.readline().strip())
             assert found
             address = f"127.0.0.1:{found[1]}"
             assert ask(address) == (0, "")

@@ -278,7 +278,7 @@ def parameter(name: str, place: Callable[[Any], Any]) -> Any:
 
 
 REFUSALS: list[tuple[str, Any, grpc.StatusCode, str]] = [
-    ("unknown model", request(model_name="nope"), NOT_FOUND, "no model 'nope' is served; there is phasenet"),
+    ("unknown model", request(model_name="nope"), NOT_FOUND, "no model 'nope' is served; there is "),
     ("unknown version", request(model_version="9"), NOT_FOUND, "no version 9 of 'phasenet' is served"),
     ("no name", request(model_name=""), INVALID, "model_name is empty"),
     ("version in words", request(model_version="stable"), INVALID, "model_version is 'stable'"),
