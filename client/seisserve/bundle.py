@@ -14,7 +14,10 @@ from seisserve import manifest as manifests
 from seisserve.errors import BundleError, ModelNotFound, UsageError
 from seisserve.manifest import Artifact, Manifest
 
-__all__ = ["Bundle", "check_digest", "digest", "find", "golden", "models", "read", "shipped", "versions"]
+__all__ = [
+    "Bundle", "check_digest", "digest", "find", "golden", "models", "read", "saved_model", "shipped", "versions",
+    "write_golden",
+]  # fmt: skip
 
 
 class Bundle(NamedTuple):
@@ -114,3 +117,16 @@ def golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             return arrays["input"], arrays["output"]
     except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise BundleError(f"{path}: not a file of golden windows ({error})") from error
+
+
+def write_golden(folder: Path, windows: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:
+    """Write the golden windows of a bundle and the SavedModel's outputs for them, as `golden` reads them."""
+    np.savez_compressed(folder / "golden.npz", input=windows, output=outputs)
+
+
+def saved_model(folder: Path) -> Artifact:
+    """The SavedModel in a bundle's folder as its manifest lists it. Raises BundleError if there is none."""
+    if not (folder / "saved_model.pb").is_file():
+        raise BundleError(f"{folder} has no saved_model.pb")
+    sha256, size = digest(folder)
+    return Artifact(file=".", format="saved_model", sha256=sha256, size_bytes=size)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seisserve import manifest as manifests
-from seisserve.bundle import Bundle, digest, golden, read
+from seisserve.bundle import Bundle, digest, golden, read, saved_model, write_golden
 from seisserve.errors import BundleError, UsageError
 from seisserve.extras import need
 from seisserve.manifest import Artifact, Label, Manifest, Output, Tensor
@@ -56,10 +56,10 @@ def save_bundle(module: Any, model: Manifest, folder: Path) -> None:
     if model.fragment_windows:
         signatures["fragment"] = module.fragment
     tf.saved_model.save(module, str(folder), signatures=signatures)
-    model = msgspec.structs.replace(model, artifacts={"saved_model": _saved_model(folder)})
+    model = msgspec.structs.replace(model, artifacts={"saved_model": saved_model(folder)})
     windows = golden_windows(model)
     outputs = tf.saved_model.load(str(folder)).signatures["serving_default"](**{model.input.name: tf.constant(windows)})
-    np.savez_compressed(folder / "golden.npz", input=windows, output=outputs[model.output.name].numpy())
+    write_golden(folder, windows, outputs[model.output.name].numpy())
     manifests.write(folder, model)
 
 
@@ -101,7 +101,7 @@ def export_bundle(
         for name in SAVED_MODEL:
             _copy(source / name, folder / name)
         shutil.copyfile(source / "golden.npz", folder / "golden.npz")
-        reference = _saved_model(folder)
+        reference = saved_model(folder)
         if model.artifacts.get("saved_model", reference).sha256 != reference.sha256:
             raise BundleError(f"{source}: the SavedModel is not the one whose sha256 its manifest states")
         path = folder / "model.onnx"
@@ -146,13 +146,6 @@ def _write(bundle: Bundle, report: Report) -> None:
     }
     manifests.write(bundle.folder, msgspec.structs.replace(bundle.manifest, artifacts=artifacts))
     card.write(bundle.folder)
-
-
-def _saved_model(folder: Path) -> Artifact:
-    if not (folder / "saved_model.pb").is_file():
-        raise BundleError(f"{folder} has no saved_model.pb")
-    sha256, size = digest(folder)
-    return Artifact(file=".", format="saved_model", sha256=sha256, size_bytes=size)
 
 
 def _artifact(path: Path, **rest: Any) -> Artifact:

@@ -5,11 +5,8 @@ What its specification leaves open is as in Triton, whose clients most callers h
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 import numpy as np
@@ -20,10 +17,10 @@ from seisserve.errors import ModelNotFound, UsageError
 from seisserve.manifest import Tensor
 from seisserve.proto import inference_wire_pb2 as wire
 from seisserve.runtime import TensorFlowRuntime
-from seisserve.tensors import MOST_AXES, MOST_VALUES
+from seisserve.tensors import from_bytes, size_of
 from seisserve_serving.models import Models, Served
-from seisserve_serving.predict import SIGNATURES, predict
-from seisserve_serving.status import handler
+from seisserve_serving.predict import check_outputs, predict, signature_names
+from seisserve_serving.status import Methods, service
 
 __all__ = ["INFERENCE_SERVICE", "handlers"]
 
@@ -70,7 +67,7 @@ def handlers(models: Models, pool: ThreadPoolExecutor) -> grpc.GenericRpcHandler
         check_parameters(request)
         inputs, only = arrays(request), wanted(request, served)
         # V2 has no signatures: the one with free lengths takes windows too.
-        signature = SIGNATURES[-1 if served.manifest.fragment_windows else 0]
+        signature = signature_names(served.manifest)[-1]
         return answer(request, served, predict(served, inputs, signature, only, pool))
 
     def index(request: wire.RepositoryIndexRequest) -> wire.RepositoryIndexResponse:
@@ -78,7 +75,7 @@ def handlers(models: Models, pool: ThreadPoolExecutor) -> grpc.GenericRpcHandler
             raise UsageError(f"repository_name is {request.repository_name!r}; it must be empty: there is one only")
         return wire.RepositoryIndexResponse(models=entries(models, request.ready))
 
-    methods: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
+    methods: Methods = {
         "ServerLive": (live, wire.ServerLiveRequest, wire.ServerLiveResponse),
         "ServerReady": (ready, wire.ServerReadyRequest, wire.ServerReadyResponse),
         "ModelReady": (model_ready, wire.ModelReadyRequest, wire.ModelReadyResponse),
@@ -87,9 +84,7 @@ def handlers(models: Models, pool: ThreadPoolExecutor) -> grpc.GenericRpcHandler
         "ModelInfer": (infer, wire.ModelInferRequest, wire.ModelInferResponse),
         "RepositoryIndex": (index, wire.RepositoryIndexRequest, wire.RepositoryIndexResponse),
     }
-    return grpc.method_handlers_generic_handler(
-        INFERENCE_SERVICE, {name: handler(*method) for name, method in methods.items()}
-    )
+    return service(INFERENCE_SERVICE, methods)
 
 
 def find(models: Models, name: str, version: str, prefix: str = "") -> Served:
@@ -125,11 +120,9 @@ def check_parameters(request: wire.ModelInferRequest) -> None:
 
 def wanted(request: wire.ModelInferRequest, served: Served) -> list[str]:
     """Names of the outputs that are asked for, none for all. Raises UsageError for one that the model hasn't."""
-    names = [output.name for output in served.manifest.outputs]
-    for output in request.outputs:
-        if output.name not in names:
-            raise UsageError(f"output {output.name!r}: {served.manifest.name} has the outputs {', '.join(names)}")
-    return [output.name for output in request.outputs]
+    names = [output.name for output in request.outputs]
+    check_outputs(served.manifest, names, "output")
+    return names
 
 
 def arrays(request: wire.ModelInferRequest) -> dict[str, NDArray[np.float32]]:
@@ -150,17 +143,11 @@ def to_array(tensor: wire.ModelInferRequest.InferInputTensor, raw: bytes | None)
     name, shape = f"input {tensor.name!r}", list(tensor.shape)
     if tensor.datatype != DATATYPE:
         raise UsageError(f"{name}: datatype is {tensor.datatype!r}; expected {DATATYPE}")
-    if any(size < 0 for size in shape):
-        raise UsageError(f"{name}: shape {shape} is not fully known")
-    if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) > MOST_VALUES:
-        raise UsageError(f"{name}: shape {shape} is too large")
-    size = math.prod(shape)
+    size = size_of(shape, name)
     if raw is not None:
         if tensor.HasField("contents"):
             raise UsageError(f"{name}: contents must be absent where there is raw_input_contents")
-        if len(raw) != 4 * size:
-            raise UsageError(f"{name}: raw_input_contents has {len(raw)} bytes; shape {shape} needs {4 * size}")
-        return np.frombuffer(raw, "<f4").reshape(shape)
+        return from_bytes(raw, shape, f"{name}: raw_input_contents")
     for field, _ in tensor.contents.ListFields():
         if field.name != "fp32_contents":
             raise UsageError(f"{name}: contents has {field.name}; {DATATYPE} takes fp32_contents")

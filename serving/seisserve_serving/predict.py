@@ -13,14 +13,19 @@ from seisserve.manifest import Manifest
 from seisserve.pipeline import BATCH
 from seisserve_serving.models import Served
 
-__all__ = ["SIGNATURES", "predict", "signature_shape"]
+__all__ = ["SIGNATURES", "check_outputs", "predict", "signature_names", "signature_shape"]
 
 SIGNATURES = ("serving_default", "fragment")
 
 
+def signature_names(manifest: Manifest) -> tuple[str, ...]:
+    """The signatures that a model has; the last is the one that takes most."""
+    return SIGNATURES if manifest.fragment_windows else SIGNATURES[:1]
+
+
 def signature_shape(manifest: Manifest, signature: str) -> tuple[int, ...]:
     """Shape of the input in a signature, -1 where it is free. Raises UsageError for one that the model hasn't."""
-    offered = SIGNATURES if manifest.fragment_windows else SIGNATURES[:1]
+    offered = signature_names(manifest)
     name = signature or SIGNATURES[0]
     if name not in offered:
         raise UsageError(f"signature {signature!r}: {manifest.name} has {', '.join(offered)}")
@@ -40,10 +45,7 @@ def predict(
     """
     manifest = served.manifest
     _check(manifest, inputs, signature)
-    names = [output.name for output in manifest.outputs]
-    for name in output_filter:
-        if name not in names:
-            raise UsageError(f"output_filter {name!r}: {manifest.name} has the outputs {', '.join(names)}")
+    names = check_outputs(manifest, output_filter, "output_filter")
     windows = inputs[manifest.input.name]
     if not len(windows):
         outputs = {
@@ -56,6 +58,15 @@ def predict(
         done = list(pool.map(lambda part: served.transport.predict(manifest, part), parts))
         outputs = {name: np.concatenate([part[name] for part in done]) for name in names}
     return {name: outputs[name] for name in (output_filter or names)}
+
+
+def check_outputs(manifest: Manifest, wanted: Sequence[str], field: str) -> list[str]:
+    """The names of all outputs. Raises UsageError that names the field unless those that are wanted are among them."""
+    names = [output.name for output in manifest.outputs]
+    for name in wanted:
+        if name not in names:
+            raise UsageError(f"{field} {name!r}: {manifest.name} has the outputs {', '.join(names)}")
+    return names
 
 
 def _output_shape(windows: NDArray[np.float32], manifest: Manifest) -> tuple[int, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import grpc
 import msgspec
@@ -19,7 +18,7 @@ from seisserve.resample import Phase
 from seisserve.segments import by_instrument
 from seisserve.traces import Trace
 from seisserve_serving.models import Models, Served
-from seisserve_serving.status import handler
+from seisserve_serving.status import Methods, service
 
 __all__ = ["SEISMIC_SERVICE", "handlers"]
 
@@ -69,14 +68,12 @@ def handlers(models: Models) -> grpc.GenericRpcHandler:
         spec = wire.ModelSpec(name=served.manifest.name, version=served.version)
         return wire.GetModelResponse(model=spec, manifest_json=msgspec.json.encode(served.manifest).decode())
 
-    methods: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
+    methods: Methods = {
         "Pick": (pick, wire.PickRequest, wire.PickResponse),
         "Annotate": (annotate, wire.AnnotateRequest, wire.AnnotateResponse),
         "GetModel": (get_model, wire.GetModelRequest, wire.GetModelResponse),
     }
-    return grpc.method_handlers_generic_handler(
-        SEISMIC_SERVICE, {name: handler(*method) for name, method in methods.items()}
-    )
+    return service(SEISMIC_SERVICE, methods)
 
 
 def _asked(models: Models, request: wire.PickRequest | wire.AnnotateRequest) -> _Asked:

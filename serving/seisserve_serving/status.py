@@ -11,13 +11,19 @@ import grpc
 
 from seisserve.errors import BundleError, MissingExtra, ModelNotFound, SeisserveError
 
-__all__ = ["handler"]
+__all__ = ["Methods", "service"]
 
 log = logging.getLogger(__name__)
 Method = Callable[[Any], Any]
+Methods = dict[str, tuple[Method, Any, Any]]
 
 
-def handler(method: Method, request_type: Any, response_type: Any) -> grpc.RpcMethodHandler:
+def service(name: str, methods: Methods) -> grpc.GenericRpcHandler:
+    """A service of unary methods: by name the function, its request type and its response type."""
+    return grpc.method_handlers_generic_handler(name, {method: _handler(*parts) for method, parts in methods.items()})
+
+
+def _handler(method: Method, request_type: Any, response_type: Any) -> grpc.RpcMethodHandler:
     """A unary method as gRPC wants it: errors become status codes, and every call has a request id.
 
     INTERNAL carries the id and nothing else; the log has the error under it.

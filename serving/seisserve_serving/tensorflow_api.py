@@ -12,8 +12,8 @@ from seisserve.proto import tensorflow_serving_wire_pb2 as wire
 from seisserve.proto.tensorflow_wire_pb2 import DT_FLOAT, SignatureDef, TensorInfo
 from seisserve.tensors import shape_proto, to_array, to_proto
 from seisserve_serving.models import Models, Served
-from seisserve_serving.predict import SIGNATURES, predict, signature_shape
-from seisserve_serving.status import handler
+from seisserve_serving.predict import SIGNATURES, predict, signature_names, signature_shape
+from seisserve_serving.status import Methods, service
 
 __all__ = ["MODEL_SERVICE", "PREDICTION_SERVICE", "handlers"]
 
@@ -52,19 +52,12 @@ def handlers(models: Models, pool: ThreadPoolExecutor) -> list[grpc.GenericRpcHa
     def status(request: wire.GetModelStatusRequest) -> wire.GetModelStatusResponse:
         return wire.GetModelStatusResponse(model_version_status=statuses(models, request.model_spec))
 
-    return [
-        grpc.method_handlers_generic_handler(
-            PREDICTION_SERVICE,
-            {
-                "Predict": handler(predict_call, wire.PredictRequest, wire.PredictResponse),
-                "GetModelMetadata": handler(metadata, wire.GetModelMetadataRequest, wire.GetModelMetadataResponse),
-            },
-        ),
-        grpc.method_handlers_generic_handler(
-            MODEL_SERVICE,
-            {"GetModelStatus": handler(status, wire.GetModelStatusRequest, wire.GetModelStatusResponse)},
-        ),
-    ]
+    prediction: Methods = {
+        "Predict": (predict_call, wire.PredictRequest, wire.PredictResponse),
+        "GetModelMetadata": (metadata, wire.GetModelMetadataRequest, wire.GetModelMetadataResponse),
+    }
+    model: Methods = {"GetModelStatus": (status, wire.GetModelStatusRequest, wire.GetModelStatusResponse)}
+    return [service(PREDICTION_SERVICE, prediction), service(MODEL_SERVICE, model)]
 
 
 def find(models: Models, spec: wire.ModelSpec) -> Served:
@@ -88,8 +81,7 @@ def effective(served: Served, signature: str) -> wire.ModelSpec:
 def signatures(manifest: Manifest) -> wire.SignatureDefMap:
     """The signatures, as the SavedModel has them."""
     found = wire.SignatureDefMap()
-    offered = SIGNATURES if manifest.fragment_windows else SIGNATURES[:1]
-    for place, name in enumerate(sorted(offered)):  # TensorFlow numbers the calls in this order
+    for place, name in enumerate(sorted(signature_names(manifest))):  # TensorFlow numbers the calls in this order
         call = f"StatefulPartitionedCall_{place}" if place else "StatefulPartitionedCall"
         shape = signature_shape(manifest, name)
         signature = SignatureDef(method_name=PREDICT_METHOD)

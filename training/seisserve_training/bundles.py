@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from seisserve import manifest as manifests
 from seisserve._version import __version__
-from seisserve.bundle import digest
-from seisserve.manifest import Artifact, Label, Manifest, Source, Training
+from seisserve.bundle import saved_model, write_golden
+from seisserve.manifest import Label, Manifest, Source, Training
 from seisserve.windows import Curve
 from seisserve_training.config import Config
 from seisserve_training.datasets import LabelledTrace
@@ -42,9 +42,7 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
     folder.mkdir(parents=True, exist_ok=True)
     save(model, manifest, folder)
     windows = golden_windows(manifest)
-    np.savez_compressed(folder / "golden.npz", input=windows, output=keras_transport(model).function(windows))
-    sha256, size = digest(folder)
-    artifact = Artifact(file=".", format="saved_model", sha256=sha256, size_bytes=size)
+    write_golden(folder, windows, keras_transport(model).function(windows))
     schedule = config.schedule
     training = Training(
         sources=sources(traces, config),
@@ -53,7 +51,7 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
         code_version=__version__,
         windows_seen=schedule.epochs * schedule.steps_per_epoch * schedule.batch_size,
     )
-    manifest = msgspec.structs.replace(manifest, artifacts={"saved_model": artifact}, training=training)
+    manifest = msgspec.structs.replace(manifest, artifacts={"saved_model": saved_model(folder)}, training=training)
     manifests.write(folder, manifest)
     return manifest
 

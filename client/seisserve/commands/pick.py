@@ -39,8 +39,7 @@ def pick(
     """
     chosen = kind or ("csv" if output == "-" else format_of(Path(output)))
     check_format(chosen)
-    if output != "-":
-        writable(Path(output))
+    target = sys.stdout if output == "-" else writable(Path(output))
     limit_by_label = thresholds(limits)
     with where.client() as client:
         loaded = client.model(model)
@@ -63,7 +62,7 @@ def pick(
                     found.extend(picks)
         finally:  # a server that goes away half-way, or Ctrl-C, costs nothing of what was done
             if found is not None:
-                found.write(sys.stdout if output == "-" else Path(output), chosen)
+                found.write(target, chosen)
                 if output != "-":
                     click.echo(f"{len(found)} picks in {output}", err=True)
     return failed
