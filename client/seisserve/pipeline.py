@@ -21,9 +21,7 @@ from seisserve.traces import Trace
 from seisserve.transport import Transport
 from seisserve.windows import Curve, Windows, cut, stack
 
-__all__ = ["BATCH", "Result", "annotate", "pick", "predict", "provenance"]
-
-BATCH = 32  # windows a call: large enough to amortise it, small enough to stay in the cache
+__all__ = ["Result", "annotate", "pick", "predict", "provenance"]
 
 
 class Result(NamedTuple):
@@ -49,7 +47,7 @@ def annotate(
 
 
 def predict(
-    windows: Windows, model: Manifest, transport: Transport, batch: int = BATCH
+    windows: Windows, model: Manifest, transport: Transport, batch: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and no more waiting."""
     name, output = model.input.name, model.output.name
@@ -57,7 +55,7 @@ def predict(
     def call(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return transport.predict(model, {name: inputs})[output]
 
-    if transport.lanes == 1 or len(windows) <= batch:
+    if transport.lanes == 1:
         yield from map(call, windows.batches(batch))
         return
     with ThreadPoolExecutor(transport.lanes, thread_name_prefix="predict") as pool:

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from seisserve.manifest import Manifest
 from seisserve.segments import Segment
 
-__all__ = ["Curve", "Windows", "cut", "stack"]
+__all__ = ["Curve", "Windows", "batch_size", "cut", "stack"]
+
+BATCH_SAMPLES = 65_536  # a call: long enough to amortise it, short enough for the network's work to stay in the cache
+
+
+def batch_size(length: int) -> int:
+    """How many windows of that many samples go into one call."""
+    return max(1, BATCH_SAMPLES // length)
 
 
 class Windows(NamedTuple):
@@ -33,8 +40,10 @@ class Windows(NamedTuple):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
+    def batches(self, size: int | None = None) -> Iterator[NDArray[np.float32]]:
         """Windows as the network wants them, in order: float32 [at most size, length, components].
+
+        size: by default as many as make a good call, which depends on their length.
 
         The middle of each component's range is subtracted first, so that large counts keep their last bits in float32.
         It depends on nothing but the window's own extremes. Whole numbers less the middle are exact in float32
@@ -49,12 +58,13 @@ class Windows(NamedTuple):
             np.subtract(gathered, middle, out=batch.transpose(2, 0, 1), casting="unsafe")
             yield batch
 
-    def batch_rows(self, size: int) -> Iterator[slice]:
+    def batch_rows(self, size: int | None = None) -> Iterator[slice]:
         """The rows of each batch: at most `size` windows of one length."""
-        edges = [0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self)]
+        edges = sorted({0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self)})
         for begin, end in pairwise(edges):
-            for low in range(begin, end, size):
-                yield slice(low, min(low + size, end))
+            step = size or batch_size(int(self.lengths[begin]))
+            for low in range(begin, end, step):
+                yield slice(low, min(low + step, end))
 
     def _gather(self, starts: NDArray[np.int64], length: int) -> NDArray[np.number]:
         """[components, windows, length]"""

@@ -174,8 +174,13 @@ def _free_samples(graph: onnx.ModelProto, model: Manifest) -> None:
     """Make the time axis free: `samples`, or `NAME_samples` of an output that has fewer.
 
     A transposed convolution's output shape, which tf2onnx writes down, goes: the padding, explicit too, implies it.
+    A Reshape from the batch on takes the sizes that it leaves alone from its input, and infers the first other one.
     """
+    sizes = _known_sizes(graph)
+    constants = {constant.name: constant for constant in graph.graph.initializer}
     for node in graph.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in constants and node.input[0] in sizes:
+            _infer_samples(constants[node.input[1]], sizes[node.input[0]])
         if node.op_type == "ConvTranspose":
             kept = [attribute for attribute in node.attribute if attribute.name != "output_shape"]
             del node.attribute[:]
@@ -183,3 +188,20 @@ def _free_samples(graph: onnx.ModelProto, model: Manifest) -> None:
     for value in (*graph.graph.input, *graph.graph.output):
         axis = value.type.tensor_type.shape.dim[1]
         axis.dim_param = "samples" if axis.dim_value == model.window_samples else f"{value.name}_samples"
+
+
+def _known_sizes(graph: onnx.ModelProto) -> dict[str, list[int]]:
+    """Sizes of all values by name, 0 where an axis is free."""
+    inferred = need("onnx", "export").shape_inference.infer_shapes(graph, data_prop=True)
+    values = (*inferred.graph.input, *inferred.graph.value_info)
+    return {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in values}
+
+
+def _infer_samples(shape: onnx.TensorProto, sizes: list[int]) -> None:
+    """Rewrite a Reshape's target [-1, components, length, ...] as [0, 0, -1, ...]: 0 copies, -1 infers."""
+    onnx = need("onnx", "export")
+    target = onnx.numpy_helper.to_array(shape).tolist()
+    if target[0] != -1 or len(target) < 3 or target[1] != sizes[1]:
+        return
+    target[:3] = [0, 0, -1]
+    shape.CopyFrom(onnx.numpy_helper.from_array(np.array(target, np.int64), shape.name))

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from seisserve.errors import BundleError
 from seisserve.manifest import Manifest
 from seisserve.picks import Pick, extract
-from seisserve.pipeline import BATCH
 from seisserve.runtime import onnxruntime_errors
 from seisserve.segments import Segment
 from seisserve.transport import Transport
-from seisserve.windows import Curve
+from seisserve.windows import Curve, batch_size
 
 __all__ = ["Bounds", "Report", "compare", "processor", "require", "speeds"]
 
@@ -187,7 +186,8 @@ def require(report: Report, artifact: Path) -> None:
 
 def speeds(transports: list[Transport], model: Manifest, windows: NDArray[np.float32]) -> list[float]:
     """Windows per second of processor time of each, the median of several runs that alternate."""
-    batch = np.resize(windows, (BATCH, *windows.shape[1:]))
+    size = batch_size(windows.shape[1])
+    batch = np.resize(windows, (size, *windows.shape[1:]))
     for transport in transports:
         _outputs(transport, model, batch)
     rates = np.zeros((ROUNDS, len(transports)))
@@ -196,7 +196,7 @@ def speeds(transports: list[Transport], model: Manifest, windows: NDArray[np.flo
             start = time.process_time()
             for _ in range(RUNS):
                 _outputs(transport, model, batch)
-            rate[number] = RUNS * BATCH / (time.process_time() - start)
+            rate[number] = RUNS * size / (time.process_time() - start)
     return [round(rate, 1) for rate in np.median(rates, axis=0).tolist()]
 
 
@@ -212,7 +212,8 @@ def processor() -> str:
 
 def _outputs(transport: Transport, model: Manifest, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """All outputs for all windows, in batches."""
-    batches = [windows[first : first + BATCH] for first in range(0, len(windows), BATCH)]
+    size = batch_size(windows.shape[1])
+    batches = [windows[first : first + size] for first in range(0, len(windows), size)]
     parts = [transport.predict(model, {model.input.name: batch}) for batch in batches]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from seisserve.errors import UsageError
 from seisserve.manifest import Manifest
-from seisserve.pipeline import BATCH
+from seisserve.windows import batch_size
 from seisserve_serving.models import Served
 
 __all__ = ["SIGNATURES", "check_outputs", "predict", "signature_names", "signature_shape"]
@@ -47,14 +47,15 @@ def predict(
     _check(manifest, inputs, signature)
     names = check_outputs(manifest, output_filter, "output_filter")
     windows = inputs[manifest.input.name]
+    size = batch_size(windows.shape[1])
     if not len(windows):
         outputs = {
             output.name: np.zeros((0, *_output_shape(windows, manifest)), np.float32) for output in manifest.outputs
         }
-    elif len(windows) <= BATCH:
+    elif len(windows) <= size:
         outputs = dict(served.transport.predict(manifest, inputs))
     else:
-        parts = [{manifest.input.name: windows[low : low + BATCH]} for low in range(0, len(windows), BATCH)]
+        parts = [{manifest.input.name: windows[low : low + size]} for low in range(0, len(windows), size)]
         done = list(pool.map(lambda part: served.transport.predict(manifest, part), parts))
         outputs = {name: np.concatenate([part[name] for part in done]) for name in names}
     return {name: outputs[name] for name in (output_filter or names)}

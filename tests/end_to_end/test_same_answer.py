@@ -76,7 +76,7 @@ def test_the_batch_size_changes_no_bit_of_the_curve(
     windows = cut(parts, model)
     curves = [
         stack(windows, pipeline.predict(windows, model, client.model().transport, size), model).values
-        for client, size in ((here, pipeline.BATCH), (here, batch), (there, batch))
+        for client, size in ((here, None), (here, batch), (there, batch))
     ]
     np.testing.assert_array_equal(curves[1], curves[0])
     np.testing.assert_array_equal(curves[2], curves[0])

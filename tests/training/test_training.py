@@ -19,6 +19,7 @@ from seisserve_training.config import Augmentation, Config, Data, Network, Sched
 from seisserve_training.datasets import LabelledTrace  # noqa: E402
 from seisserve_training.examples import Examples  # noqa: E402
 from seisserve_training.synthetic import write_dataset  # noqa: E402
+from seisserve_training.tasks.phases import PHASE_PICKING  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and Keras's own
 
@@ -34,6 +35,11 @@ def tiny(**schedule: float) -> Config:
     )
 
 
+def window_of(examples: Examples, number: int) -> np.ndarray:
+    """The waveform of window number i."""
+    return PHASE_PICKING.pair(examples, examples.generator(number))[0]
+
+
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledTrace]:
     folder = tmp_path_factory.mktemp("data")
@@ -45,15 +51,15 @@ def test_examples_are_a_pure_function_of_seed_and_number(traces: list[LabelledTr
     one, two = Examples(traces, tiny()), Examples(traces, tiny())
     other = Examples(traces, tiny(seed=4))
     for number in (0, 17, 123456789):
-        np.testing.assert_array_equal(one.make(number)[0], two.make(number)[0])
-        assert not np.array_equal(one.make(number)[0], other.make(number)[0])
-        assert one.make(number)[0].shape == (1024, 3)
+        np.testing.assert_array_equal(window_of(one, number), window_of(two, number))
+        assert not np.array_equal(window_of(one, number), window_of(other, number))
+        assert window_of(one, number).shape == (1024, 3)
 
 
 def test_the_stream_goes_on_anywhere(traces: list[LabelledTrace]) -> None:
     examples = Examples(traces, tiny())
-    whole = [batch[0].numpy() for batch in training.stream_of(examples, 0).take(3)]
-    later = [batch[0].numpy() for batch in training.stream_of(examples, 16).take(1)]
+    whole = [batch[0].numpy() for batch in training.stream_of(examples, PHASE_PICKING, 0).take(3)]
+    later = [batch[0].numpy() for batch in training.stream_of(examples, PHASE_PICKING, 16).take(1)]
     np.testing.assert_array_equal(whole[2], later[0])
 
 
@@ -88,13 +94,13 @@ def test_one_batch_is_learnt_by_heart(traces: list[LabelledTrace]) -> None:
     keras.utils.set_random_seed(0)
     config = tiny()
     model = training.network(config)
-    waveform, target = next(iter(training.stream_of(Examples(traces, config), 0).take(1)))
+    waveform, target = next(iter(training.stream_of(Examples(traces, config), PHASE_PICKING, 0).take(1)))
     optimizer = keras.optimizers.Adam(1e-2)
 
     @tf.function
     def step() -> tf.Tensor:
         with tf.GradientTape() as tape:
-            loss = training._loss(model(waveform, training=True), target)
+            loss = PHASE_PICKING.loss(model(waveform, training=True), target)
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
@@ -112,10 +118,12 @@ def test_made_up_events_alone_teach_more_than_the_base_rates(tmp_path: Path) -> 
     )
     model = training.train(config, tmp_path, [])
     unseen = Examples([], msgspec.structs.replace(config, schedule=Schedule(seed=99)))
-    waveform, target = next(iter(training.stream_of(unseen, 0).batch(4).take(1)))
+    waveform, target = next(iter(training.stream_of(unseen, PHASE_PICKING, 0).batch(4).take(1)))
     waveform, target = tf.concat(list(waveform), 0), tf.concat(list(target), 0)
     rates = tf.reduce_mean(target[..., :3], axis=(0, 1), keepdims=True) * tf.ones_like(target[..., :3])
-    assert float(training._loss(model(waveform, training=False), target)) < 0.8 * float(training._loss(rates, target))
+    assert float(PHASE_PICKING.loss(model(waveform, training=False), target)) < 0.8 * float(
+        PHASE_PICKING.loss(rates, target)
+    )
 
 
 def test_the_bundle_is_what_was_trained(traces: list[LabelledTrace], tmp_path: Path) -> None:

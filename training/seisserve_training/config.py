@@ -14,6 +14,11 @@ __all__ = ["Augmentation", "Config", "Data", "Network", "Schedule", "read"]
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Kind = Literal[
+    "basicphaseae", "cred", "deepdenoiser", "deepphasepick", "dncnn", "eqtransformer", "gpd", "onset", "phasenet",
+    "recovery",
+]  # fmt: skip
+WHOLE_STRIDES = {"onset": 256, "phasenet": 256, "recovery": 256}  # whose windows must be whole multiples of this
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,10 +56,15 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which network, and its sizes. window_samples: of the training windows (`onset` is served in longer ones)."""
 
-    kind: Literal["onset", "phasenet"] = "phasenet"
+    kind: Kind = "phasenet"
     window_samples: Count = 3072
     filters: Count = 8
     dropout: Share = 0.0
+
+    def __post_init__(self) -> None:
+        stride = WHOLE_STRIDES.get(self.kind, 1)
+        if self.window_samples % stride:
+            raise ValueError(f"network.window_samples is {self.window_samples}; it must be a multiple of {stride}")
 
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,8 +101,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError("data.paths is empty: name a data set, or set data.synthetic_share to 1")
         if self.data.synthetic_share and not self.data.synthetic_events:
             raise ValueError("data.synthetic_share is set but data.synthetic_events is 0")
-        if self.network.window_samples % 256:
-            raise ValueError(f"network.window_samples is {self.network.window_samples}; it must be a multiple of 256")
 
     @property
     def sha256(self) -> str:

@@ -11,7 +11,6 @@ from seisserve_training import augment
 from seisserve_training.augment import Example
 from seisserve_training.config import Config
 from seisserve_training.datasets import LabelledTrace
-from seisserve_training.labels import target
 from seisserve_training.synthetic import synthetic_event, synthetic_noise
 
 __all__ = ["Examples"]
@@ -21,10 +20,11 @@ AFTER_P_S, BEFORE_S_S = 0.5, 0.5  # an unlabelled S may follow that soon after P
 
 
 class Examples:
-    """Training windows made on the fly.
+    """The pool of traces that training windows are made from on the fly.
 
-    traces: labelled events and noise. `make(i)` needs nothing but the seed and i, so the stream is the same whatever
-    the number of workers, and a run that was stopped goes on where it was.
+    traces: labelled events and noise. Every window is a pure function of the generator: seeded with the window's number
+    (`generator`), the stream is the same whatever the number of workers, and a run that was stopped goes on where it
+    was.
     """
 
     def __init__(self, traces: Sequence[LabelledTrace], config: Config) -> None:
@@ -40,27 +40,31 @@ class Examples:
         if not self.noise:
             self.noise = [self._synthetic_noise(number) for number in range(config.data.synthetic_events // 4)]
 
-    def make(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Window number i: waveform float32 [samples, components], target float32 [samples, 4]."""
-        rng = np.random.default_rng((self.config.schedule.seed, number))
+    def generator(self, number: int) -> np.random.Generator:
+        """The random generator of window number i: of the seed and i alone."""
+        return np.random.default_rng((self.config.schedule.seed, number))
+
+    def labelled_window(self, rng: np.random.Generator) -> Example:
+        """An event or noise, with every augmentation that the configuration switches on."""
         switch = self.config.augmentation
         if self.noise and rng.random() < switch.noise_windows:
-            example = self._noise_window(rng)
+            example = self.noise_window(rng)
             if rng.random() < switch.false_positive_noise_on_noise:
                 example = augment.false_positive_noise(example, rng, self.rate)
         else:
-            example = self._event_window(rng)
+            example = self.event_window(rng)
             if rng.random() < switch.stack_events:
-                example = augment.stack_event(example, self._event_window(rng), rng, self.rate)
+                example = augment.stack_event(example, self.event_window(rng), rng, self.rate)
             if self.noise and rng.random() < switch.superpose_noise:
-                example = augment.superpose_noise(example, self._noise_window(rng).waveform, rng, self.rate)
+                example = augment.superpose_noise(example, self.noise_window(rng).waveform, rng, self.rate)
             if rng.random() < switch.false_positive_noise:
                 example = augment.false_positive_noise(example, rng, self.rate)
         if rng.random() < switch.channel_dropout:
             example = augment.channel_dropout(example, rng)
-        return example.waveform, target(example, self.config.label_sigma_s * self.rate)
+        return example
 
-    def _event_window(self, rng: np.random.Generator) -> Example:
+    def event_window(self, rng: np.random.Generator) -> Example:
+        """An event somewhere in a window, as an instrument may see it; nothing is added to it."""
         if rng.random() < self.config.data.synthetic_share:
             example = self.synthetic[rng.integers(len(self.synthetic))]
         else:
@@ -68,7 +72,8 @@ class Examples:
         example = augment.shift(example, rng, self.config.network.window_samples, self.config.augmentation.stretch)
         return self._instrument(example, rng)
 
-    def _noise_window(self, rng: np.random.Generator) -> Example:
+    def noise_window(self, rng: np.random.Generator) -> Example:
+        """A window of noise without onsets."""
         waveform = self.noise[rng.integers(len(self.noise))]
         example = Example(waveform, (), (), np.ones(len(waveform), bool))
         example = augment.shift(example, rng, self.config.network.window_samples, self.config.augmentation.stretch)

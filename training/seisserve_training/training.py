@@ -13,60 +13,54 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from seisserve.manifest import Label, Manifest, Output, Tensor
+from seisserve.manifest import Label, Manifest, Tensor
 from seisserve.transport import FakeTransport
 from seisserve_training.config import Config
 from seisserve_training.datasets import Dataset, LabelledTrace, read_rows
-from seisserve_training.evaluation import Evaluation, curves, evaluate
 from seisserve_training.examples import Examples
-from seisserve_training.labels import PHASES
-from seisserve_training.models.onset import BLINDING, WINDOW, onset
-from seisserve_training.models.phasenet import phasenet
+from seisserve_training.models import ARCHITECTURES
+from seisserve_training.tasks.task import Pair, Task
 
 __all__ = ["History", "contract", "forget", "keras_transport", "load", "network", "train"]
 
 WARM_UP_STEPS = 200  # at most; a twentieth of a short run
-THRESHOLD = 0.3  # for the dev score while training; the bundle's own thresholds are chosen on dev afterwards
 
 
 class History(NamedTuple):
-    """One epoch: mean training loss, and dev F1 at 0.5 s of P and S (NaN without a dev split)."""
+    """One epoch: mean training loss, and the scores on dev (none without a dev split)."""
 
     epoch: int
     loss: float
     learning_rate: float
-    dev_p_f1: float
-    dev_s_f1: float
+    dev: dict[str, float]
 
 
 def network(config: Config) -> keras.Model:
     """The network that the configuration names, with fresh weights."""
-    make = {"onset": onset, "phasenet": phasenet}[config.network.kind]
-    return make(len(config.components), len(PHASES), config.network.filters, config.network.dropout)
+    return ARCHITECTURES[config.network.kind].build(config.network, len(config.components))
 
 
 def contract(config: Config) -> Manifest:
     """The manifest of a bundle with this network, before anything was measured."""
-    components, label = len(config.components), Label(threshold=THRESHOLD)
-    windowless = config.network.kind == "onset"
-    window = WINDOW if windowless else config.network.window_samples
-    blinding = BLINDING if windowless else 0
+    components, architecture = len(config.components), ARCHITECTURES[config.network.kind]
+    serving = architecture.serve(config.network, components)
     return Manifest(
         name=config.name,
-        task="picking",
+        task=architecture.task,
         summary=config.summary,
         licence="Apache-2.0",
-        citation="Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423",
+        citation=architecture.citation,
         sampling_rate_hz=config.sampling_rate_hz,
         components=config.components,
-        window_samples=window,
-        fragment_windows=tuple(size for size in (512, 1024, 2048, 4096, 8192) if size < window),
-        hop_samples=window - 2 * blinding if windowless else window // 2,
-        blinding_samples=blinding,
-        edge_samples=round(1.0 * config.sampling_rate_hz),
-        input=Tensor(name="waveform", shape=(-1, window, components)),
-        outputs=(Output(name="probability", shape=(-1, window, len(PHASES)), labels=PHASES),),
-        labels={"P": label, "S": label},
+        window_samples=serving.window_samples,
+        fragment_windows=serving.fragment_windows,
+        hop_samples=serving.hop_samples,
+        blinding_samples=serving.blinding_samples,
+        edge_samples=serving.edge_samples,
+        minimum_pick_distance_s=serving.minimum_pick_distance_s,
+        input=Tensor(name="waveform", shape=(-1, serving.window_samples, components)),
+        outputs=serving.outputs,
+        labels={label: Label(threshold=threshold) for label, threshold in serving.thresholds.items()},
     )
 
 
@@ -77,6 +71,7 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
     """
     keras.utils.set_random_seed(config.schedule.seed)
     dev = [trace for trace in traces if trace.row.split == "dev"]
+    learn, manifest = ARCHITECTURES[config.network.kind].learn, contract(config)
     model = network(config)
     optimizer = keras.optimizers.Adam(config.schedule.learning_rate)
     optimizer.build(model.trainable_variables)
@@ -100,8 +95,8 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
     @tf.function
     def step(waveform: tf.Tensor, target: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            probability = model(waveform, training=True)
-            loss = _loss(probability, target)
+            output = model(waveform, training=True)
+            loss = learn.loss(output, target)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.learning_rate.assign(rate)
         optimizer.apply(gradients, model.trainable_variables)
@@ -113,7 +108,8 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
 
     first = int(state["epoch"])
     steps, batch = config.schedule.steps_per_epoch, config.schedule.batch_size
-    stream = iter(stream_of(Examples([t for t in traces if t.row.split == "train"], config), first * steps * batch))
+    examples = Examples([trace for trace in traces if trace.row.split == "train"], config)
+    stream = iter(stream_of(examples, learn, first * steps * batch))
     for epoch in range(first, config.schedule.epochs):
         if epoch - int(state["best_epoch"]) > config.schedule.patience:
             break
@@ -124,8 +120,8 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
             losses.append(float(step(*next(stream), tf.constant(rate, tf.float32))))
             progress.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", refresh=False)
         own = apply_average()
-        f1 = dev_scores(model, config, dev)
-        score = float(np.mean(f1)) if dev else float(epoch)
+        scores = learn.scores(dev, manifest, keras_transport(model), config.data.incomplete) if dev else {}
+        score = float(np.mean(list(scores.values()))) if dev else float(epoch)
         if score > float(best_score):
             best_score.assign(score)
             state["best_epoch"].assign(epoch)
@@ -134,7 +130,7 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
         model.set_weights(own)
         state["epoch"].assign(epoch + 1)
         manager.save()
-        record(folder, History(epoch + 1, float(np.mean(losses)), rate, *f1))
+        record(folder, History(epoch + 1, float(np.mean(losses)), rate, scores))
     model.set_weights([value.numpy() for value in best])
     return model
 
@@ -147,19 +143,22 @@ def load(config: Config, data_root: Path) -> list[LabelledTrace]:
     return [data.load(row) for row in tqdm(rows, desc="reading", disable=None, leave=False)]
 
 
-def stream_of(examples: Examples, start: int) -> tf.data.Dataset:
-    """Batches of the endless stream of examples from number `start` on, made in the background."""
-    config = examples.config
-    samples, components = config.network.window_samples, len(config.components)
+def stream_of(examples: Examples, learn: Task, start: int) -> tf.data.Dataset:
+    """Batches of the endless stream of windows and targets from number `start` on, made in the background."""
+    shapes = [array.shape for array in learn.pair(examples, examples.generator(start))]
 
-    def make(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        waveform, target = tf.numpy_function(examples.make, [number], [tf.float32, tf.float32], stateful=False)
-        waveform.set_shape((samples, components))
-        target.set_shape((samples, len(PHASES) + 1))
+    def make(number: int) -> Pair:
+        return learn.pair(examples, examples.generator(number))
+
+    def tensors(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        waveform, target = tf.numpy_function(make, [number], [tf.float32, tf.float32], stateful=False)
+        waveform.set_shape(shapes[0])
+        target.set_shape(shapes[1])
         return waveform, target
 
     numbers = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
-    return numbers.map(make, num_parallel_calls=2, deterministic=True).batch(config.schedule.batch_size).prefetch(4)
+    batch = examples.config.schedule.batch_size
+    return numbers.map(tensors, num_parallel_calls=2, deterministic=True).batch(batch).prefetch(4)
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -167,17 +166,6 @@ def learning_rate(config: Config, step: int) -> float:
     total = config.schedule.epochs * config.schedule.steps_per_epoch
     warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(total // 20, 1)))
     return config.schedule.learning_rate * warm * 0.5 * (1 + float(np.cos(np.pi * step / total)))
-
-
-def dev_scores(model: keras.Model, config: Config, dev: list[LabelledTrace]) -> tuple[float, float]:
-    """F1 of P and S at 0.5 s on the dev traces."""
-    if not dev:
-        return float("nan"), float("nan")
-    manifest = contract(config)
-    found: Evaluation = evaluate(
-        dev, curves(dev, manifest, keras_transport(model)), manifest, (0.5,), config.data.incomplete, resamples=0
-    )
-    return found.scores["all", "P", 0.5].f1, found.scores["all", "S", 0.5].f1
 
 
 def keras_transport(model: keras.Model) -> FakeTransport:
@@ -196,12 +184,13 @@ def forget(folder: Path) -> None:
 def record(folder: Path, epoch: History) -> None:
     """Add an epoch to history.csv and draw history.png anew."""
     path = folder / "history.csv"
+    row = {"epoch": epoch.epoch, "loss": epoch.loss, "learning_rate": epoch.learning_rate, **epoch.dev}
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.DictWriter(file, list(row))
         if new:
-            writer.writerow(History._fields)
-        writer.writerow(epoch)
+            writer.writeheader()
+        writer.writerow(row)
     with path.open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     draw(rows, folder / "history.png")
@@ -215,19 +204,13 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True)
     epochs = [row["epoch"] for row in rows]
     above.plot(epochs, [row["loss"] for row in rows], "k.-")
-    above.set(ylabel="training loss", yscale="log")
-    for phase, colour in (("p", "tab:blue"), ("s", "tab:red")):
-        below.plot(epochs, [row[f"dev_{phase}_f1"] for row in rows], ".-", color=colour, label=phase.upper())
-    below.set(xlabel="epoch", ylabel="dev F1 at 0.5 s")
-    below.legend()
+    above.set(ylabel="training loss")
+    for name in [key for key in rows[0] if key not in ("epoch", "loss", "learning_rate")]:
+        below.plot(epochs, [row[name] for row in rows], ".-", label=name)
+    below.set(xlabel="epoch", ylabel="on dev")
+    if below.lines:
+        below.legend()
     figure.savefig(path)
-
-
-def _loss(probability: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy over the samples whose labels are sure. target [n, samples, classes + 1]."""
-    sure = target[..., -1]
-    entropy = -tf.reduce_sum(target[..., :-1] * tf.math.log(probability + 1e-7), axis=-1)
-    return tf.reduce_sum(entropy * sure) / (tf.reduce_sum(sure) + 1.0)
 
 
 def _value(variable: Any) -> tf.Variable:

@@ -34,38 +34,57 @@ class Standardise(keras.layers.Layer):
 class StandardiseLocally(keras.layers.Layer):
     """Each component minus its running mean, over its running rms, both over 13 blocks of 256 samples (33 s at 100 Hz).
 
-    [n, samples, components] -> [n, 1, samples, components], samples a multiple of 256. Blocks are averaged first; the
-    values between their centres are interpolated linearly. What comes out depends on 40 s either way at most, mostly on
-    the nearest 17 s, so a record needs no windows that overlap. Where a component is constant it becomes zero.
+    Input and output [n, samples, components], samples a multiple of 256. Blocks are averaged first; the values between
+    their centres are interpolated linearly. What comes out depends on 40 s either way at most, mostly on the nearest
+    17 s, so a record needs no windows that overlap. Where a component is constant it becomes zero.
     """
 
     def call(self, waveform):  # type: ignore[no-untyped-def]
-        """[n, samples, components] -> [n, 1, samples, components]"""
-        x = ops.expand_dims(waveform, 1)
+        """[n, samples, components] -> the same shape."""
+        x = ops.transpose(waveform, (0, 2, 1))
         high, low = ops.max(x, axis=2, keepdims=True) / 2, ops.min(x, axis=2, keepdims=True) / 2
         x = _over(x - (high + low), high - low)
-        x = x - _running_mean(x)
+        x = x - _between_blocks(_over_neighbours(_blocks(x)))
+        rms = ops.sqrt(ops.maximum(_over_neighbours(_blocks(ops.square(x))), 0))
         # The rounding errors of a stretch that is constant must not be blown up to a signal.
-        return x / ops.maximum(ops.sqrt(ops.maximum(_running_mean(ops.square(x)), 0)), ROUNDING)
+        x = x / _between_blocks(ops.maximum(rms, ROUNDING))
+        return ops.transpose(x, (0, 2, 1))
+
+    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the input."""
+        return shape
 
 
 BLOCK, BLOCKS = 256, 13
 ROUNDING = 1e-6  # of the window's range, in float32
 
 
-def _running_mean(x: Any) -> Any:
-    """[n, 1, samples, components] -> the same: means over BLOCKS blocks, linear between the blocks' centres."""
-    components = x.shape[-1]
-    means = ops.average_pool(x, (1, BLOCK), (1, BLOCK), "valid")
-    means = ops.average_pool(means, (1, BLOCKS), 1, "same")  # at the ends over the blocks that there are
-    triangle = 1 - np.abs(np.arange(2 * BLOCK) - BLOCK + 0.5) / BLOCK
-    kernel = (triangle[:, None, None] * np.eye(components))[None].astype(np.float32)
+def _blocks(x: Any) -> Any:
+    """Means of blocks: [n, components, samples] -> [n, components, blocks]"""
+    batch, components, samples = _sizes(x)
+    return ops.mean(ops.reshape(x, (batch, components, samples // BLOCK, BLOCK)), axis=3)
 
-    def between(values: Any) -> Any:
-        spread = ops.conv_transpose(values, ops.convert_to_tensor(kernel), (1, BLOCK), "valid")
-        return spread[:, :, BLOCK // 2 : -(BLOCK // 2)]
 
-    return between(means) / between(ops.ones_like(means))  # before the first and after the last centre: as there
+def _over_neighbours(means: Any) -> Any:
+    """The mean over BLOCKS blocks about each; at the ends over those that there are. [n, components, blocks]"""
+    by_time = ops.transpose(means, (0, 2, 1))
+    return ops.transpose(ops.average_pool(by_time, BLOCKS, 1, "same"), (0, 2, 1))
+
+
+def _between_blocks(means: Any) -> Any:
+    """Linear between the blocks' centres, constant outside: [n, components, blocks] -> [n, components, samples]"""
+    ends = ops.concatenate([means[:, :, :1], means, means[:, :, -1:]], axis=2)
+    before, after = ends[:, :, :-1, None], ends[:, :, 1:, None]
+    weight = ((np.arange(BLOCK) + 0.5) / BLOCK).astype(np.float32)
+    line = before + (after - before) * weight
+    batch, components, blocks = _sizes(means)
+    return ops.reshape(line, (batch, components, (blocks + 1) * BLOCK))[:, :, BLOCK // 2 : -(BLOCK // 2)]
+
+
+def _sizes(x: Any) -> tuple[Any, Any, Any]:
+    """The three sizes of x for a reshape: the batch is left to it (-1) unless another one is not known either."""
+    batch, components, length = ops.shape(x)
+    return batch if x.shape[2] is None else -1, components, length
 
 
 def _over(values: Any, size: Any) -> Any:

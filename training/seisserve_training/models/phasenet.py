@@ -7,11 +7,18 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from seisserve.manifest import Output
+from seisserve_training.config import Network
+from seisserve_training.labels import PHASES
+from seisserve_training.models.architecture import Architecture, Serving
 from seisserve_training.models.layers import Standardise
+from seisserve_training.tasks.phases import PHASE_PICKING
 
-__all__ = ["body", "phasenet"]
+__all__ = ["CITATION", "PHASENET", "body", "phasenet"]
 
+CITATION = "Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423"
 DEPTH, STRIDE, KERNEL = 5, 4, 7
+FRAGMENTS = (512, 1024, 2048, 4096, 8192)
 
 
 def phasenet(components: int = 3, classes: int = 3, filters: int = 8, dropout: float = 0.0) -> keras.Model:
@@ -61,3 +68,23 @@ def _finish(x: Any, name: str, dropout: float) -> Any:
     x = layers.BatchNormalization(name=f"{name}_norm", momentum=0.98)(x)
     x = layers.ReLU(name=f"{name}_relu")(x)
     return layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x
+
+
+def build(network: Network, components: int) -> keras.Model:
+    """The network of a configuration."""
+    return phasenet(components, len(PHASES), network.filters, network.dropout)
+
+
+def serve(network: Network, components: int) -> Serving:
+    """Windows that overlap by half."""
+    window = network.window_samples
+    return Serving(
+        window_samples=window,
+        hop_samples=window // 2,
+        fragment_windows=tuple(size for size in FRAGMENTS if size < window),
+        outputs=(Output(name="probability", shape=(-1, window, len(PHASES)), labels=PHASES),),
+        thresholds={"P": 0.3, "S": 0.3},
+    )
+
+
+PHASENET = Architecture("picking", CITATION, build, serve, PHASE_PICKING)
