@@ -38,15 +38,26 @@ models: setup
 	$(BIN)/seisserve train configs/onset.toml -o runs/onset
 	$(BIN)/seisserve export runs/onset/bundle -o models/onset/1 --force
 
-# The accuracy tables in docs/tables and in the shipped card; DATA is the folder with waveforms/ and weights/.
+# The accuracy tables in docs/tables and in the shipped cards, of all models of each task beside its baselines; DATA is
+# the folder with waveforms/ and weights/. Every model is scored on test once, when it is final: SPLITS=dev until then.
 DATA ?= ../shared/data
+SPLITS ?= dev test
+PICKING ?= phasenet onset
+DETECTION ?=
+DENOISING ?=
+RECOVERY ?=
 accuracy: setup
 	$(BIN)/seisserve import phasenet-tf1 $(DATA)/weights/phasenet_original_tf1 -o runs/published/phasenet_original/1 --force
-	$(BIN)/seisserve evaluate phasenet onset runs/published/phasenet_original/1 $(DATA)/waveforms --split dev -o docs/tables/dev.md
-	$(BIN)/seisserve evaluate phasenet onset runs/published/phasenet_original/1 $(DATA)/waveforms --split test -o docs/tables/test.md
-	for model in phasenet onset; do \
-	  $(BIN)/seisserve evaluate $$model $(DATA)/waveforms --split test --write && $(BIN)/seisserve card models/$$model/1 || exit 1; \
+	for split in $(SPLITS); do \
+	  $(call tables,picking,$(PICKING),runs/published/phasenet_original/1 sta-lta ar-aic template-matching) && \
+	  $(call tables,detection,$(DETECTION),sta-lta template-matching) && \
+	  $(call tables,denoising,$(DENOISING)) && \
+	  $(call tables,recovery,$(RECOVERY)) || exit 1; \
 	done
+	for model in $(PICKING) $(DETECTION) $(DENOISING) $(RECOVERY); do $(BIN)/seisserve card models/$$model/1 || exit 1; done
+# A table of one task and split: task, shipped models (none: no table), what stands beside them.
+tables = { [ -z "$(strip $(2))" ] || $(BIN)/seisserve evaluate --task $(1) $(2) $(3) $(DATA)/waveforms --split $$split \
+  --write -o docs/tables/$(1)_$$split.md; }
 
 bench: setup
 	$(BIN)/python tests/benchmarks/station_day.py --model phasenet

@@ -9,6 +9,7 @@ with Client("localhost:8500") as client:      # Client() runs the models in this
 from seisserve._version import __version__
 from seisserve.annotations import Annotation, to_stream
 from seisserve.client import Client
+from seisserve.detections import Detection
 from seisserve.errors import (
     BundleError,
     MissingExtra,
@@ -20,7 +21,8 @@ from seisserve.errors import (
 )
 from seisserve.manifest import Manifest
 from seisserve.picks import Pick
-from seisserve.tables import Picks
+from seisserve.restoration import Restoration, Restored
+from seisserve.tables import Detections, Picks
 from seisserve.traces import Trace, from_arrays, from_stream
 from seisserve.transport import FakeTransport, Transport
 
@@ -28,12 +30,16 @@ __all__ = [
     "Annotation",
     "BundleError",
     "Client",
+    "Detection",
+    "Detections",
     "FakeTransport",
     "Manifest",
     "MissingExtra",
     "ModelNotFound",
     "Pick",
     "Picks",
+    "Restoration",
+    "Restored",
     "SeisserveError",
     "ServerError",
     "Trace",

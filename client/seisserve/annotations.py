@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from string import ascii_uppercase, digits
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seisserve.extras import need
+from seisserve.traces import Trace, to_obspy
 from seisserve.windows import Curve
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from obspy import Stream
 
-__all__ = ["Annotation", "from_curve", "to_stream"]
+__all__ = ["Annotation", "channel_letters", "from_curve", "to_stream"]
 
 
 class Annotation(NamedTuple):
@@ -43,15 +44,24 @@ def from_curve(curve: Curve) -> list[Annotation]:
 
 
 def to_stream(annotated: Iterable[Annotation]) -> Stream:
-    """An ObsPy stream with one trace for each label of each segment; the channel code ends in the label (HHP, HHS)."""
-    obspy = need("obspy", "obspy")
-    stream = obspy.Stream()
-    for item in annotated:
-        network, station, location, band = item.trace_id.split(".")
-        for label, values in zip(item.labels, item.values.T, strict=True):
-            header = {
-                "network": network, "station": station, "location": location, "channel": f"{band}{label}",
-                "sampling_rate": item.sampling_rate_hz, "starttime": obspy.UTCDateTime(ns=item.start_ns),
-            }  # fmt: skip
-            stream.append(obspy.Trace(np.ascontiguousarray(values), header))
-    return stream
+    """An ObsPy stream with one trace for each label of each segment; the channel code ends in the label's letter
+    (HHP, HHS; HHD for detection)."""
+    return to_obspy(
+        Trace(f"{item.trace_id}{letter}", item.start_ns, item.sampling_rate_hz, values)
+        for item in annotated
+        for letter, values in zip(channel_letters(item.labels), item.values.T, strict=True)
+    )
+
+
+def channel_letters(labels: tuple[str, ...]) -> list[str]:
+    """A letter for each label, all different: the label itself if it is one, else the first of its letters, upper case,
+    that is free, else any that is."""
+    taken = {label for label in labels if len(label) == 1}
+    letters = []
+    for label in labels:
+        letter = label
+        if len(label) != 1:
+            letter = next(one for one in label.upper() + ascii_uppercase + digits if one.isalnum() and one not in taken)
+            taken.add(letter)
+        letters.append(letter)
+    return letters

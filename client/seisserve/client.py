@@ -1,20 +1,23 @@
-"""The client: waveforms in, picks or curves out, from a server or in this process."""
+"""The client: waveforms in, picks, detections, curves or waveforms out, from a server or in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from seisserve import bundle, pipeline, runtime
+from seisserve import restoration as restorations
 from seisserve.annotations import Annotation, from_curve
-from seisserve.errors import UsageError, WaveformError
-from seisserve.manifest import Manifest
+from seisserve.errors import BundleError, UsageError, WaveformError
+from seisserve.manifest import Manifest, Task, check_task
 from seisserve.resample import Phase
+from seisserve.restoration import Restoration
 from seisserve.segments import by_instrument
-from seisserve.tables import Picks
-from seisserve.traces import Trace, to_traces
+from seisserve.tables import Detections, Picks
+from seisserve.traces import Trace, is_stream, to_obspy, to_traces
 from seisserve.transport import Transport
 
 if TYPE_CHECKING:
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
 
     from seisserve.remote import Remote
 
-__all__ = ["DEFAULT_MODEL", "Client", "Model"]
+__all__ = ["DEFAULT_MODELS", "Client", "Model"]
 
-DEFAULT_MODEL = "phasenet"
+DEFAULT_MODELS: dict[Task, str] = {
+    "picking": "phasenet", "detection": "eqtransformer", "denoising": "deepdenoiser", "recovery": "recovery",
+}  # fmt: skip
 OnError = Literal["raise", "skip"]
 
 
@@ -37,7 +42,7 @@ class Model(NamedTuple):
 
 
 class Client:
-    """Picks and curves from waveforms.
+    """Picks, detections, curves and restored waveforms from waveforms.
 
     server: HOST:PORT of a seisserve server; without one the models run in this process (extra `edge`).
     repository: folder of models for use in this process; by default the models that come with seisserve.
@@ -80,17 +85,22 @@ class Client:
         if self._remote is not None:
             self._remote.close()
 
-    def model(self, model: str = DEFAULT_MODEL) -> Model:
-        """A model by NAME or NAME:VERSION, loaded when first asked for. Raises ModelNotFound, BundleError."""
+    def model(self, model: str = DEFAULT_MODELS["picking"], task: Task | None = None) -> Model:
+        """A model by NAME or NAME:VERSION, loaded when first asked for. Raises ModelNotFound, BundleError.
+
+        task: what it is wanted for; UsageError, with the names of models that fit, if it cannot do that.
+        """
         if model not in self._models:
             self._models[model] = self._load(model)
+        if task is not None:
+            check_task(self._models[model].manifest, task, self._manifests)
         return self._models[model]
 
     def pick(
         self,
         waveforms: Stream | Iterable[Trace],
         *,
-        model: str = DEFAULT_MODEL,
+        model: str = DEFAULT_MODELS["picking"],
         thresholds: dict[str, float] | None = None,
         hop_samples: int | None = None,
         stacking: Literal["mean", "max"] | None = None,
@@ -104,7 +114,7 @@ class Client:
         `zero` (zero-phase) or `causal`. on_error: `skip` leaves out instruments whose waveforms cannot be used, and
         has their errors in the result's `errors`; `raise` raises WaveformError at the first.
         """
-        chosen = self.model(model)
+        chosen = self.model(model, "picking")
         manifest = chosen.manifest.with_options(thresholds, hop_samples, stacking)
         picks = Picks([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
 
@@ -116,11 +126,100 @@ class Client:
         picks.errors.extend(_each_instrument(waveforms, work, on_error))
         return picks
 
+    def detect(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        model: str = DEFAULT_MODELS["detection"],
+        thresholds: dict[str, float] | None = None,
+        hop_samples: int | None = None,
+        stacking: Literal["mean", "max"] | None = None,
+        resampling: Phase = "zero",
+        on_error: OnError = "raise",
+    ) -> Detections:
+        """Stretches of earthquake signal in the waveforms of any number of stations, in order of station and time.
+
+        Options as for `pick`; the threshold's label is `detection`.
+        """
+        chosen = self.model(model, "detection")
+        manifest = chosen.manifest.with_options(thresholds, hop_samples, stacking)
+        detections = Detections([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
+
+        def work(traces: list[Trace]) -> None:
+            result = pipeline.detect(traces, manifest, chosen.transport, phase=resampling)
+            detections.extend(result.detections)
+            detections.warnings.extend(result.warnings)
+
+        detections.errors.extend(_each_instrument(waveforms, work, on_error))
+        return detections
+
+    def denoise(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        model: str = DEFAULT_MODELS["denoising"],
+        hop_samples: int | None = None,
+        resampling: Phase = "zero",
+    ) -> Stream | list[Trace]:
+        """The waveforms without their noise: an ObsPy Stream for a Stream, traces for traces.
+
+        float32, in units of the input, without its offset, at the rate of the model; a trace for each recorded
+        component of each gapless segment. Options as for `pick`. Raises WaveformError. (`restore` has the noise, too.)
+        """
+        self.model(model, "denoising")
+        made = self.restore(waveforms, model=model, hop_samples=hop_samples, resampling=resampling)
+        return to_obspy(made.traces()) if is_stream(waveforms) else made.traces()
+
+    def recover(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        model: str = DEFAULT_MODELS["recovery"],
+        hop_samples: int | None = None,
+        resampling: Phase = "zero",
+    ) -> Stream | list[Trace]:
+        """The waveforms with what the instrument clipped: an ObsPy Stream for a Stream, traces for traces.
+
+        float64, in units of the input; samples that were not clipped are exactly as they were, unless the waveforms had
+        to be resampled to the rate of the model. A trace for each recorded component of each gapless segment. Options
+        as for `pick`. Raises WaveformError.
+        """
+        self.model(model, "recovery")
+        made = self.restore(waveforms, model=model, hop_samples=hop_samples, resampling=resampling)
+        return to_obspy(made.traces()) if is_stream(waveforms) else made.traces()
+
+    def restore(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        model: str,
+        hop_samples: int | None = None,
+        resampling: Phase = "zero",
+        on_error: OnError = "raise",
+    ) -> Restoration:
+        """What a model for denoising or recovery makes of the waveforms, with all that there is to know about it.
+
+        Its `traces()` are the waveforms, `removed()` is what was taken from them. Options as for `pick`.
+        """
+        chosen = self.model(model)
+        if not chosen.manifest.gives_waveforms:
+            check_task(chosen.manifest, "denoising", self._manifests)
+        manifest = chosen.manifest.with_options(None, hop_samples)
+        made = Restoration([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
+
+        def work(traces: list[Trace]) -> None:
+            restored, warnings = restorations.restore(traces, manifest, chosen.transport, phase=resampling)
+            made.extend(restored)
+            made.warnings.extend(warnings)
+
+        made.errors.extend(_each_instrument(waveforms, work, on_error))
+        return made
+
     def annotate(
         self,
         waveforms: Stream | Iterable[Trace],
         *,
-        model: str = DEFAULT_MODEL,
+        model: str = DEFAULT_MODELS["picking"],
         hop_samples: int | None = None,
         stacking: Literal["mean", "max"] | None = None,
         resampling: Phase = "zero",
@@ -135,6 +234,16 @@ class Client:
             found.extend(from_curve(curve))
 
         _each_instrument(waveforms, work, "raise")
+        return found
+
+    def _manifests(self) -> list[Manifest]:
+        """Of all models that can be had here, the latest version of each."""
+        if self._remote is not None:
+            return [self._remote.model(name).manifest for name in self._remote.models()]
+        found = []
+        for name in bundle.models(self._repository or bundle.shipped()):
+            with suppress(BundleError):  # a broken one is no model that could be named instead
+                found.append(bundle.find(name, self._repository).manifest)
         return found
 
     def _load(self, model: str) -> Model:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from seisserve.manifest import Manifest
 from seisserve.segments import Segment
+from seisserve.stretches import flags, stretches
 from seisserve.windows import Curve
 
 __all__ = ["Pick", "extract"]
@@ -20,7 +21,8 @@ HALF_MAXIMUM_TO_SIGMA = 2.3548
 class Pick(NamedTuple):
     """One arrival.
 
-    trace_id: NET.STA.LOC.BI; time_ns: nanoseconds since 1970 UTC, whole microseconds; uncertainty_s: one standard
+    trace_id: NET.STA.LOC.BI; time_ns: nanoseconds since 1970 UTC, whole microseconds; probability: the height of the
+    curve's peak, or what the model's calibration says that it is worth; uncertainty_s: one standard
     deviation, from the width of the curve's peak; snr_db: power after the pick over power before it, NaN where the
     segment is too short to tell; flags: `edge` (closer to the end of its segment than the model can see), `fragment`
     (segment shorter than a window), `missing_N` and so on (components that were not there).
@@ -41,7 +43,7 @@ class _Peaks(NamedTuple):
 
 
 def extract(curve: Curve, model: Manifest) -> list[Pick]:
-    """Picks of all labels, in order of time.
+    """Picks of all phases, in order of time.
 
     A label is on where its curve reaches the threshold, until it falls below half of it; the pick is the highest
     sample of that stretch, refined by a parabola through its neighbours. Of two picks of one phase nearer than the
@@ -49,9 +51,10 @@ def extract(curve: Curve, model: Manifest) -> list[Pick]:
     """
     distance = round(model.minimum_pick_distance_s * model.sampling_rate_hz)
     picks: list[Pick] = []
-    for label, reading in model.labels.items():
+    for label, reading in model.phases.items():
         values = curve.values[:, curve.labels.index(label)]
-        peaks = _spaced(values, _peaks(values, curve.bounds, reading.threshold), distance)
+        on = stretches(values, curve.bounds, reading.threshold)
+        peaks = _spaced(values, _Peaks(on.top, on.segment), distance)
         for position, number in zip(peaks.sample.tolist(), peaks.segment.tolist(), strict=True):
             segment, first = curve.segments[number], int(curve.bounds[number])
             here = values[first : int(curve.bounds[number + 1])]
@@ -62,28 +65,13 @@ def extract(curve: Curve, model: Manifest) -> list[Pick]:
                     segment.trace_id,
                     label,
                     segment.time_ns(sample, _vertex(here, sample)),
-                    float(here[sample]),
+                    reading.calibrated(float(here[sample])),
                     round(width * reading.uncertainty_scale, 4),
                     _snr_db(segment, sample),
-                    _flags(segment, sample, model),
+                    flags(segment, sample, sample, model),
                 )
             )
     return sorted(picks, key=lambda pick: (pick.time_ns, pick.phase))
-
-
-def _peaks(values: NDArray[np.float32], bounds: NDArray[np.int64], threshold: float) -> _Peaks:
-    """The highest sample of each stretch that reaches the threshold; it ends at half of that, or with its segment."""
-    above = np.flatnonzero(values >= np.float32(threshold / 2))
-    segment = np.searchsorted(bounds, above, side="right") - 1
-    begins = np.flatnonzero(np.diff(above, prepend=-2) + np.diff(segment, prepend=-1) > 1)
-    if not len(begins):
-        return _Peaks(above, segment)
-    highest = np.maximum.reduceat(values[above], begins)
-    stretch = np.repeat(np.arange(len(begins)), np.diff(np.append(begins, len(above))))
-    at_top = np.flatnonzero(values[above] == highest[stretch])
-    first_top = at_top[np.diff(stretch[at_top], prepend=-1) > 0]
-    kept = first_top[highest >= np.float32(threshold)]
-    return _Peaks(above[kept], segment[kept])
 
 
 def _spaced(values: NDArray[np.float32], peaks: _Peaks, distance: int) -> _Peaks:
@@ -132,13 +120,3 @@ def _snr_db(segment: Segment, sample: int) -> float:
     if power_before <= 0 or power_after <= 0:
         return float("nan")
     return round(10 * float(np.log10(power_after / power_before)), 2)
-
-
-def _flags(segment: Segment, sample: int, model: Manifest) -> tuple[str, ...]:
-    length = segment.samples.shape[1]
-    flags = [f"missing_{code}" for code, live in zip(model.components, segment.live, strict=True) if not live]
-    if length < model.window_samples:
-        flags.insert(0, "fragment")
-    if min(sample, length - 1 - sample) < model.edge_samples:
-        flags.insert(0, "edge")
-    return tuple(flags)

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seisserve._version import __version__
+from seisserve.detections import Detection, extract_detections
+from seisserve.errors import UsageError
 from seisserve.manifest import Manifest
 from seisserve.picks import Pick, extract
 from seisserve.resample import Phase
@@ -21,7 +23,7 @@ from seisserve.traces import Trace
 from seisserve.transport import Transport
 from seisserve.windows import Curve, Windows, cut, stack
 
-__all__ = ["Result", "annotate", "pick", "predict", "provenance"]
+__all__ = ["Detected", "Result", "annotate", "detect", "pick", "predict", "provenance"]
 
 
 class Result(NamedTuple):
@@ -31,16 +33,34 @@ class Result(NamedTuple):
     warnings: list[str]
 
 
+class Detected(NamedTuple):
+    """Detections of one instrument and what the user should know about its records."""
+
+    detections: list[Detection]
+    warnings: list[str]
+
+
 def pick(traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero") -> Result:
     """Picks from the traces of one instrument (one NET.STA.LOC.BI). Raises WaveformError."""
     curve, warnings = annotate(traces, model, transport, phase=phase)
     return Result(extract(curve, model), warnings)
 
 
+def detect(traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero") -> Detected:
+    """Detections from the traces of one instrument. Raises WaveformError."""
+    curve, warnings = annotate(traces, model, transport, phase=phase)
+    return Detected(extract_detections(curve, model), warnings)
+
+
 def annotate(
     traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero"
 ) -> tuple[Curve, list[str]]:
-    """The probability curve over every sample of one instrument, and warnings. Raises WaveformError."""
+    """The probability curve over every sample of one instrument, and warnings. Raises WaveformError, and UsageError for
+    a model that gives no probabilities."""
+    if model.gives_waveforms:
+        raise UsageError(
+            f"model {model.name!r} is for {model.task}: it gives waveforms, and no curves to annotate with"
+        )
     parts, warnings = segments(traces, model.sampling_rate_hz, model.components, phase)
     windows = cut(parts, model)
     return stack(windows, predict(windows, model, transport), model), warnings
@@ -74,6 +94,8 @@ def predict(
 
 def provenance(model: Manifest, phase: Phase = "zero") -> str:
     """Digest of all that decides the picks of a waveform: weights, options, and the version of this code."""
-    reading = msgspec.structs.replace(model, metrics=(), false_picks_per_hour={}, training=None, artifacts={})
+    bare = msgspec.structs.replace(model, metrics=(), false_picks_per_hour={}, training=None, artifacts={}, figures=())
+    reading = msgspec.to_builtins(bare)
+    del reading["figures"]
     weights = sorted(artifact.sha256 for artifact in model.artifacts.values() if artifact.precision == "float32")
     return hashlib.sha256(msgspec.json.encode([reading, weights, phase, __version__])).hexdigest()

@@ -1,16 +1,18 @@
-"""Pictures: waveforms, probability curves and picks of one instrument."""
+"""Pictures: waveforms, probability curves, picks and detections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from seisserve.annotations import Annotation
+from seisserve.detections import Detection
 from seisserve.errors import UsageError
 from seisserve.extras import need
+from seisserve.manifest import DETECTION
 from seisserve.picks import Pick
 from seisserve.segments import by_instrument
 from seisserve.tables import time_text
@@ -19,10 +21,19 @@ from seisserve.traces import Trace
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_suffix", "draw", "save"]
+__all__ = ["Shown", "check_suffix", "draw", "save"]
 
-COLOURS = {"P": "tab:blue", "S": "tab:red"}
+COLOURS = {"P": "tab:blue", "S": "tab:red", DETECTION: "tab:orange"}
 SUFFIXES = (".png", ".svg", ".pdf")
+
+
+class Shown(NamedTuple):
+    """What a picture is made of."""
+
+    traces: list[Trace]
+    annotations: list[Annotation]
+    picks: list[Pick]
+    detections: list[Detection]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -37,8 +48,14 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"{path}: pictures are written as {', '.join(SUFFIXES)}")
 
 
-def draw(traces: Sequence[Trace], annotated: Sequence[Annotation], picks: Sequence[Pick]) -> Figure:
-    """Each instrument in a block: one panel for each channel, and one with the probability curves; picks across all.
+def draw(
+    traces: Sequence[Trace],
+    annotated: Sequence[Annotation],
+    picks: Sequence[Pick],
+    detections: Sequence[Detection] = (),
+) -> Figure:
+    """Each instrument in a block: one panel for each channel, and one with the probability curves; picks as lines and
+    detections as boxes across all.
 
     Traces have their mean removed for the picture and nothing else.
     """
@@ -52,6 +69,7 @@ def draw(traces: Sequence[Trace], annotated: Sequence[Annotation], picks: Sequen
     panels = iter(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     for name, ids in channels.items():
         own = [pick for pick in picks if pick.trace_id == name]
+        boxes = [detection for detection in detections if detection.trace_id == name]
         for channel in ids:
             panel = next(panels)
             for trace in groups[name]:
@@ -66,6 +84,7 @@ def draw(traces: Sequence[Trace], annotated: Sequence[Annotation], picks: Sequen
             panel.set_ylabel(channel, rotation=0, ha="right", va="center", fontsize=8)
             panel.set_yticks([])
             _mark(panel, own, origin)
+            _box(panel, boxes, origin)
         panel = next(panels)
         for item in annotated:
             if item.trace_id == name:
@@ -75,6 +94,7 @@ def draw(traces: Sequence[Trace], annotated: Sequence[Annotation], picks: Sequen
         panel.set_ylim(0, 1.05)
         panel.set_ylabel("probability", rotation=0, ha="right", va="center", fontsize=8)
         _mark(panel, own, origin, text=True)
+        _box(panel, boxes, origin)
     panel.set_xlabel(f"seconds after {time_text(origin)}")
     return figure
 
@@ -85,6 +105,12 @@ def _order(channel: str) -> tuple[str, int]:
 
 def _line(panel: Any, start_ns: int, rate_hz: float, values: Any, colour: str) -> None:
     panel.plot(start_ns / 1e9 + np.arange(len(values)) / rate_hz, values, color=colour, linewidth=0.7)
+
+
+def _box(panel: Any, detections: Sequence[Detection], origin: int) -> None:
+    for detection in detections:
+        begin, end = (detection.start_ns - origin) / 1e9, (detection.end_ns - origin) / 1e9
+        panel.axvspan(begin, end, facecolor=COLOURS[DETECTION], edgecolor=COLOURS[DETECTION], alpha=0.2)
 
 
 def _mark(panel: Any, picks: Sequence[Pick], origin: int, text: bool = False) -> None:

@@ -10,6 +10,7 @@ import grpc
 from seisserve import manifest as manifests
 from seisserve.errors import ModelNotFound, ServerError, UsageError
 from seisserve.manifest import Manifest
+from seisserve.proto import inference_wire_pb2 as inference
 from seisserve.proto import seismic_pb2 as seismic
 from seisserve.proto import tensorflow_serving_wire_pb2 as serving
 from seisserve.tensors import to_array, to_proto
@@ -53,6 +54,13 @@ class Remote:
         request = seismic.GetModelRequest(model=seismic.ModelSpec(name=name, version=version))
         answer = self.call("/seisserve.v1.SeismicService/GetModel", request, seismic.GetModelResponse)
         return RemoteModel(answer.model.version, manifests.decode(answer.manifest_json, self.address))
+
+    def models(self) -> list[str]:
+        """The names of all models that are served."""
+        request = inference.RepositoryIndexRequest(ready=True)
+        method = "/inference.GRPCInferenceService/RepositoryIndex"
+        answer = self.call(method, request, inference.RepositoryIndexResponse)
+        return sorted({model.name for model in answer.models})
 
     def close(self) -> None:
         self.channel.close()

@@ -44,13 +44,17 @@ class OnnxRuntime:
         except onnxruntime_errors() as error:
             raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
         self.lanes = lanes
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._outputs = {output.name: bundle.manifest.onnx_output(output.name) for output in bundle.manifest.outputs}
+        missing = set(self._outputs.values()) - {output.name for output in self._session.get_outputs()}
+        if missing:
+            raise BundleError(f"{path} has no output {', '.join(sorted(missing))}, which the manifest lists")
         self._free = threading.BoundedSemaphore(lanes)
 
     def predict(self, model: Manifest, inputs: Arrays) -> Arrays:
         """Outputs by name; waits while all lanes are taken."""
         with self._free:
-            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+            found = self._session.run(list(self._outputs.values()), dict(inputs))
+        return dict(zip(self._outputs, found, strict=True))
 
 
 def onnxruntime_errors() -> tuple[type[Exception], ...]:
@@ -104,7 +108,7 @@ def load(bundle: Bundle, runtime: str = "onnxruntime", lanes: int | None = None)
 
 
 def golden_error(bundle: Bundle, runtime: Transport) -> float:
-    """The largest difference from the golden outputs."""
+    """The largest difference from the golden outputs; of waveforms, as a share of the window's largest amplitude."""
     inputs, expected = golden(bundle.folder)
     wanted = bundle.manifest.input.shape[1:]
     if inputs.dtype != np.float32 or inputs.shape[1:] != wanted or not len(inputs):
@@ -112,7 +116,11 @@ def golden_error(bundle: Bundle, runtime: Transport) -> float:
     outputs = runtime.predict(bundle.manifest, {bundle.manifest.input.name: inputs})[bundle.manifest.output.name]
     if outputs.shape != expected.shape:
         raise BundleError(f"{bundle.folder}: golden outputs have shape {outputs.shape}, expected {expected.shape}")
-    return float(np.abs(outputs - expected).max())
+    difference = np.abs(outputs - expected)
+    if bundle.manifest.gives_waveforms:
+        largest = np.abs(inputs).max(axis=(1, 2), keepdims=True)
+        difference /= np.where(largest > 0, largest, 1)
+    return float(difference.max())
 
 
 def installed(runtime: str) -> bool:

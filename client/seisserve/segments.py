@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seisserve.resample import NS, Phase, check_phase, exact_rate, resample
 from seisserve.traces import Trace, check
 
-__all__ = ["SLOT_CODES", "Segment", "by_instrument", "segments"]
+__all__ = ["SLOT_CODES", "Segment", "by_instrument", "segments", "slot_codes"]
 
 # One slot for each way of naming it. Where two codes of one slot occur, the first is used: 1 and Z never meet.
 SLOT_CODES = {"Z": "Z3", "N": "N1", "E": "E2"}
@@ -61,6 +61,12 @@ def by_instrument(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
     return dict(sorted(groups.items()))
 
 
+def slot_codes(traces: Iterable[Trace], components: str) -> list[str | None]:
+    """For each component the channel code (its last letter) that stands for it, among the traces of one instrument."""
+    there = {trace.id[-1] for trace in traces}
+    return [next((code for code in SLOT_CODES[component] if code in there), None) for component in components]
+
+
 def segments(
     traces: Iterable[Trace], sampling_rate_hz: float, components: str, phase: Phase = "zero"
 ) -> tuple[list[Segment], list[str]]:
@@ -77,12 +83,10 @@ def segments(
     for trace in map(check, traces):
         channels[trace.id[-1]].append(trace)
         name = trace.id[:-1]
-    used = set()
-    for component in components:
-        codes = [code for code in SLOT_CODES[component] if code in channels]
-        used.update(codes[:1])
-        slots.append(_runs(channels[codes[0]], sampling_rate_hz, phase, warnings) if codes else [])
-    for code in sorted(set(channels) - used):
+    used = slot_codes((channel[0] for channel in channels.values()), components)
+    for code in used:
+        slots.append(_runs(channels[code], sampling_rate_hz, phase, warnings) if code else [])
+    for code in sorted(set(channels) - set(used)):
         warnings.append(f"{name}{code}: component not used (the model takes {components}, this one has no slot left)")
     return _join(name, slots, sampling_rate_hz), warnings
 

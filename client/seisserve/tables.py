@@ -1,4 +1,4 @@
-"""Picks as a table: CSV, JSON lines, and through ObsPy's catalog QuakeML, SeisComP XML and the rest."""
+"""Picks and detections as tables: CSV, JSON lines, and picks through ObsPy's catalog as QuakeML and the rest."""
 
 from __future__ import annotations
 
@@ -7,43 +7,108 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, ClassVar, TextIO, TypeVar
 
 import numpy as np
 
-from seisserve.errors import UsageError, WaveformError
+from seisserve.detections import Detection
+from seisserve.errors import UsageError
 from seisserve.extras import need
 from seisserve.picks import Pick
+from seisserve.results import Results
 
 if TYPE_CHECKING:
     from obspy.core.event import Catalog
 
-__all__ = ["COLUMNS", "Picks", "check_format", "format_of", "time_text"]
+__all__ = ["COLUMNS", "DETECTION_COLUMNS", "Detections", "Picks", "Table", "format_of", "time_text"]
 
 COLUMNS = (
     "trace_id", "phase", "time", "probability", "uncertainty_s", "snr_db", "flags", "model", "version",
 )  # fmt: skip
+DETECTION_COLUMNS = ("trace_id", "start", "end", "probability", "flags", "model", "version")
 TEXT_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = tuple(dict.fromkeys(TEXT_FORMATS.values()))
 CATALOG_FORMATS = {".xml": "QUAKEML", ".qml": "QUAKEML", ".quakeml": "QUAKEML", ".scml": "SC3ML"}
+Row = dict[str, str | float | int | None]
+Item = TypeVar("Item")
 
 
-class Picks(list[Pick]):
-    """A list of picks that knows where they come from.
+class Table(Results[Item], ABC):
+    """Results that can be written as a table: `what` they are, and its `columns`."""
 
-    model, version: what picked; provenance: digest of the weights and every option that decides the picks; warnings:
-    what the user should know about the waveforms; errors: instruments that had to be left out.
-    """
+    what: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
 
-    def __init__(self, picks: Iterable[Pick], model: str, version: int, provenance: str) -> None:
-        super().__init__(picks)
-        self.model, self.version, self.provenance = model, version, provenance
-        self.warnings: list[str] = []
-        self.errors: list[WaveformError] = []
+    @abstractmethod
+    def rows(self) -> list[Row]:
+        """One dictionary for each result, keys as in `columns`."""
 
-    def rows(self) -> list[dict[str, str | float | int | None]]:
-        """One dictionary for each pick, keys as in `COLUMNS`; an unknown SNR is None."""
+    def to_csv(self, header: bool = True) -> str:
+        """Comma-separated values with the columns in `columns`."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(self.rows())
+        return text.getvalue()
+
+    def to_jsonl(self) -> str:
+        """One JSON object a line."""
+        return "".join(json.dumps(row) + "\n" for row in self.rows())
+
+    def write(self, target: Path | TextIO, kind: str | None = None) -> None:
+        """Write to a file (or an open text file) in a format by name, or by the file's suffix: csv, jsonl, and picks in
+        any that ObsPy can write a catalog in (QUAKEML, SC3ML, NORDIC, ...). Raises UsageError."""
+        chosen = kind or (format_of(target) if isinstance(target, Path) else "csv")
+        self.check_format(chosen)
+        text = self._text(chosen)
+        if isinstance(target, Path):
+            target.write_text(text)
+        else:
+            target.write(text)
+
+    @classmethod
+    def check_format(cls, kind: str) -> None:
+        """Raises UsageError for a format that these results cannot be written in."""
+        if kind not in FORMATS:
+            raise UsageError(f"format {kind!r}: {cls.what} can be written as {', '.join(FORMATS)}")
+
+    def _text(self, kind: str) -> str:
+        return self.to_csv() if kind == "csv" else self.to_jsonl()
+
+
+class Detections(Table[Detection]):
+    """Detections that know where they come from, see `Results`."""
+
+    what = "detections"
+    columns = DETECTION_COLUMNS
+
+    def rows(self) -> list[Row]:
+        """One dictionary for each detection, keys as in `columns`."""
+        return [
+            {
+                "trace_id": detection.trace_id,
+                "start": time_text(detection.start_ns),
+                "end": time_text(detection.end_ns),
+                "probability": round(detection.probability, 6),
+                "flags": "|".join(detection.flags),
+                "model": self.model,
+                "version": self.version,
+            }
+            for detection in self
+        ]
+
+
+class Picks(Table[Pick]):
+    """Picks that know where they come from, see `Results`."""
+
+    what = "picks"
+    columns = COLUMNS
+
+    def rows(self) -> list[Row]:
+        """One dictionary for each pick, keys as in `columns`; an unknown SNR is None."""
         return [
             {
                 "trace_id": pick.trace_id,
@@ -58,19 +123,6 @@ class Picks(list[Pick]):
             }
             for pick in self
         ]
-
-    def to_csv(self, header: bool = True) -> str:
-        """Comma-separated values with the columns in `COLUMNS`."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        if header:
-            writer.writeheader()
-        writer.writerows(self.rows())
-        return text.getvalue()
-
-    def to_jsonl(self) -> str:
-        """One JSON object a line."""
-        return "".join(json.dumps(row) + "\n" for row in self.rows())
 
     def to_catalog(self) -> Catalog:
         """An ObsPy catalog with one event that holds all picks, each with its model, probability and provenance."""
@@ -97,21 +149,17 @@ class Picks(list[Pick]):
         holder = event.ResourceIdentifier(id=f"smi:local/seisserve/picks/{self.provenance[:16]}")
         return event.Catalog([event.Event(resource_id=holder, picks=found)], resource_id=holder)
 
-    def write(self, target: Path | TextIO, kind: str | None = None) -> None:
-        """Write to a file (or an open text file) in a format by name, or by the file's suffix.
+    @classmethod
+    def check_format(cls, kind: str) -> None:
+        """Raises UsageError for a format that does not exist, MissingExtra for one that needs ObsPy where it is not."""
+        if kind in FORMATS:
+            return
+        offered = need("obspy.core.util.base", "obspy").ENTRY_POINTS["event_write"]
+        if kind.upper() not in offered:
+            raise UsageError(f"format {kind!r}: picks can be written as {', '.join([*FORMATS, *sorted(offered)])}")
 
-        kind: csv, jsonl, or one that ObsPy can write a catalog in (QUAKEML, SC3ML, NORDIC, ...). Raises UsageError.
-        """
-        chosen = kind or (format_of(target) if isinstance(target, Path) else "csv")
-        check_format(chosen)
-        if chosen in ("csv", "jsonl"):
-            text = self.to_csv() if chosen == "csv" else self.to_jsonl()
-        else:
-            text = self._catalog_text(chosen)
-        if isinstance(target, Path):
-            target.write_text(text)
-        else:
-            target.write(text)
+    def _text(self, kind: str) -> str:
+        return super()._text(kind) if kind in FORMATS else self._catalog_text(kind)
 
     def _catalog_text(self, kind: str) -> str:
         content = io.BytesIO()
@@ -123,15 +171,6 @@ class Picks(list[Pick]):
         except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
             raise UsageError(f"picks cannot be written as {kind!r}: {error}") from error
         return content.getvalue().decode()
-
-
-def check_format(kind: str) -> None:
-    """Raises UsageError for a format that does not exist, MissingExtra for one that needs ObsPy where it is not."""
-    if kind in TEXT_FORMATS.values():
-        return
-    offered = need("obspy.core.util.base", "obspy").ENTRY_POINTS["event_write"]
-    if kind.upper() not in offered:
-        raise UsageError(f"format {kind!r}: picks can be written as csv, jsonl, {', '.join(sorted(offered))}")
 
 
 def format_of(path: Path) -> str:

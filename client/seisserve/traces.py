@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seisserve.errors import UsageError, WaveformError
+from seisserve.extras import need
 
 if TYPE_CHECKING:
     from obspy import Stream
 
-__all__ = ["Trace", "check", "from_arrays", "from_stream", "to_traces"]
+__all__ = ["Trace", "check", "from_arrays", "from_stream", "is_stream", "to_obspy", "to_traces"]
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 100_000.0
 MAX_AMPLITUDE = float(np.finfo(np.float32).max) / 4
@@ -86,9 +87,28 @@ def from_stream(stream: Stream) -> list[Trace]:
     ]
 
 
+def to_obspy(traces: Iterable[Trace]) -> Stream:
+    """An ObsPy stream of the traces."""
+    obspy = need("obspy", "obspy")
+    stream = obspy.Stream()
+    for trace in traces:
+        network, station, location, channel = trace.id.split(".")
+        header = {
+            "network": network, "station": station, "location": location, "channel": channel,
+            "sampling_rate": trace.sampling_rate_hz, "starttime": obspy.UTCDateTime(ns=trace.start_ns),
+        }  # fmt: skip
+        stream.append(obspy.Trace(np.ascontiguousarray(trace.samples), header))
+    return stream
+
+
+def is_stream(waveforms: Stream | Iterable[Trace]) -> bool:
+    """Whether it is an ObsPy stream (which is not loaded to find out)."""
+    return not isinstance(waveforms, Sequence) and hasattr(waveforms, "traces")
+
+
 def to_traces(waveforms: Stream | Iterable[Trace]) -> list[Trace]:
     """Traces from an ObsPy stream or an iterable of traces."""
-    if not isinstance(waveforms, Sequence) and hasattr(waveforms, "traces"):
+    if is_stream(waveforms):
         return from_stream(waveforms)
     traces = list(waveforms)
     for item in traces:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from seisserve.manifest import Manifest
 from seisserve.segments import Segment
 
-__all__ = ["Curve", "Windows", "batch_size", "cut", "stack"]
+__all__ = ["Curve", "Windows", "batch_size", "cut", "overlap", "stack"]
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 BATCH_SAMPLES = 65_536  # a call: long enough to amortise it, short enough for the network's work to stay in the cache
 
@@ -118,12 +120,24 @@ def cut(segments: list[Segment], model: Manifest) -> Windows:
 def stack(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest) -> Curve:
     """The curve over every sample from the outputs of the windows, batch after batch in the order of `batches`.
 
-    outputs: [batch, length, labels]. A window's first and last `blinding_samples` count only where they are also the
-    first or last of the segment. Windows are added up in order of time, so the sum does not depend on the batches.
+    outputs: [batch, frames, labels], stacked by `overlap`; or [batch, labels] of networks that give one value for a
+    window: it belongs to the sample in the middle of the window (length // 2). Between two of them the curve is a
+    straight line, and the first and the last are held to the ends of their segment.
     """
-    labels = model.output.labels
+    single = model.output.single
+    values = _between_middles(windows, outputs, model) if single else overlap(windows, outputs, model, np.float32)
+    return Curve(windows.segments, windows.bounds, values, model.output.labels)
+
+
+def overlap(windows: Windows, outputs: Iterable[NDArray[Real]], model: Manifest, dtype: type[Real]) -> NDArray[Real]:
+    """[n, labels]: windows laid over one another, and their mean (or maximum) at each sample.
+
+    outputs: [batch, frames, labels]. Frames of several samples are first joined by straight lines between their
+    middles. A window's first and last `blinding_samples` count only where they are also the first or last of the
+    segment. Windows are added up in order of time, so the sum does not depend on the batches.
+    """
     total = int(windows.bounds[-1])
-    values = np.full((total, len(labels)), -np.inf if model.stacking == "max" else 0, np.float32)
+    values = np.full((total, len(model.output.labels)), -np.inf if model.stacking == "max" else 0, dtype)
     count = np.zeros(total, np.float32)
     segment = np.searchsorted(windows.bounds, windows.starts, side="right") - 1
     first, last = windows.bounds[segment], windows.bounds[segment + 1]
@@ -133,7 +147,7 @@ def stack(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manif
     places = list(zip(begins.tolist(), ends.tolist(), windows.starts.tolist(), strict=True))
     row = 0
     for batch in outputs:
-        for output in batch:
+        for output in _samples(batch, model.output.stride):
             begin, end, origin = places[row]
             part = output[begin - origin : end - origin]
             if model.stacking == "max":
@@ -146,4 +160,41 @@ def stack(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manif
         raise ValueError(f"{row} outputs for {len(windows)} windows")
     if model.stacking == "mean":
         values /= count[:, None]
-    return Curve(windows.segments, windows.bounds, values, labels)
+    return values
+
+
+def _samples(frames: NDArray[Real], stride: int) -> NDArray[Real]:
+    """[batch, frames, labels] -> [batch, frames * stride, labels]: straight lines between the middles of the frames.
+
+    Before the first middle and after the last its value is held.
+    """
+    if stride == 1:
+        return frames
+    last = frames.shape[1] - 1
+    place = np.clip((np.arange(frames.shape[1] * stride) + 0.5) / stride - 0.5, 0, last)
+    below = place.astype(np.int64)
+    share = (place - below).astype(frames.dtype)[:, None]
+    lower = frames[:, below]
+    return lower + (frames[:, np.minimum(below + 1, last)] - lower) * share
+
+
+def _between_middles(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest) -> NDArray[np.float32]:
+    """[n, labels] from [batch, labels]."""
+    labels, total = len(model.output.labels), int(windows.bounds[-1])
+    found = np.concatenate([np.zeros((0, labels), np.float32), *outputs])
+    if len(found) != len(windows):
+        raise ValueError(f"{len(found)} outputs for {len(windows)} windows")
+    order = np.argsort(windows.starts, kind="stable")
+    starts = windows.starts[order]
+    segment = np.searchsorted(windows.bounds, starts, side="right") - 1
+    first, last = windows.bounds[segment], windows.bounds[segment + 1] - 1
+    middles = np.minimum(starts + windows.lengths[order] // 2, last)
+    opens, closes = starts == first, np.diff(segment, append=len(windows.segments)) > 0
+    # The ends of each segment are knots too, with the values that are held there: nothing leads across a gap.
+    knots = np.concatenate([first[opens], middles, last[closes]])
+    source = np.concatenate([order[opens], order, order[closes]])
+    places, where = np.unique(knots, return_index=True)
+    values = np.empty((total, labels), np.float32)
+    for label in range(labels if total else 0):
+        values[:, label] = np.interp(np.arange(total), places, found[source[where], label])
+    return values

@@ -17,6 +17,7 @@ from seisserve.errors import BundleError
 from seisserve.extras import need
 from seisserve.manifest import Manifest
 from seisserve.runtime import onnxruntime_errors
+from seisserve_export.recurrent import rewrite_lstm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,7 @@ def convert(folder: Path, model: Manifest, destination: Path) -> None:
 
     Axes: `batch` is free; so is `samples` if the manifest has fragment windows.
     """
-    graph = _to_onnx(folder)
+    graph = _to_onnx(folder, model)
     graph = need("onnxslim", "export").slim(graph)
     _name_ends(graph, model)
     _hold_transposes(graph)
@@ -66,7 +67,7 @@ def check_operators(graph: onnx.ModelProto) -> None:
         raise BundleError(f"the converted graph cannot run: {' '.join(str(error).split())}") from error
 
 
-def _to_onnx(folder: Path) -> onnx.ModelProto:
+def _to_onnx(folder: Path, model: Manifest) -> onnx.ModelProto:
     """tf2onnx without its ways of going on after an error."""
     tf, loader = need("tensorflow", "export"), need("tf2onnx.tf_loader", "export")
     tfonnx, optimizer = need("tf2onnx.tfonnx", "export"), need("tf2onnx.optimizer", "export")
@@ -74,11 +75,13 @@ def _to_onnx(folder: Path) -> onnx.ModelProto:
         frozen, inputs, outputs, names = loader.from_saved_model(
             str(folder), None, None, tag=["serve"], signatures=["serving_default"], return_tensors_to_rename=True
         )
+        names |= {output: model.onnx_output(names[output]) for output in outputs}
         with tf.Graph().as_default() as tf_graph:
             tf.import_graph_def(frozen, name="")
             graph = tfonnx.process_tf_graph(
-                tf_graph, opset=OPSET, input_names=inputs, output_names=outputs, tensors_to_rename=names
-            )
+                tf_graph, opset=OPSET, input_names=inputs, output_names=outputs, tensors_to_rename=names,
+                custom_rewriter=[rewrite_lstm],
+            )  # fmt: skip
             return optimizer.optimize_graph(graph, catch_errors=False).make_model(graph_doc="")
     except (OSError, ValueError, KeyError, AssertionError, NotImplementedError, tf.errors.OpError) as error:
         raise BundleError(f"{folder}: tf2onnx cannot convert it: {' '.join(str(error).split())}") from error
@@ -100,7 +103,7 @@ def _name_ends(graph: onnx.ModelProto, model: Manifest) -> None:
         raise BundleError(
             f"the graph takes {sorted(inputs)}, not {model.input.name} alone: hold constants as variables"
         )
-    if outputs != {output.name for output in model.outputs}:
+    if outputs != {model.onnx_output(output.name) for output in model.outputs}:
         raise BundleError(f"the graph gives {sorted(outputs)}, the manifest has {[o.name for o in model.outputs]}")
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"

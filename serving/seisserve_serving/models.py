@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seisserve import bundle, runtime
-from seisserve.client import DEFAULT_MODEL
+from seisserve.client import DEFAULT_MODELS
 from seisserve.errors import BundleError, ModelNotFound
-from seisserve.manifest import Manifest
+from seisserve.manifest import Manifest, Task
 from seisserve.transport import Transport
 
 __all__ = ["Models", "Served", "load"]
@@ -31,9 +31,9 @@ class Models(NamedTuple):
     served: dict[str, dict[int, Served]]
     failed: dict[str, dict[int, str]]
 
-    def get(self, name: str, version: int = 0) -> Served:
-        """A version of a model; 0 is the latest, an empty name the default model. Raises ModelNotFound."""
-        chosen = name or self.default
+    def get(self, name: str, version: int = 0, task: Task = "picking") -> Served:
+        """A version of a model; 0 is the latest, an empty name the default model for the task. Raises ModelNotFound."""
+        chosen = name or self.default(task)
         available = self.served.get(chosen, {})
         if not available:
             raise ModelNotFound(f"no model {chosen!r} is served; there is {', '.join(self.served) or 'none'}")
@@ -41,10 +41,15 @@ class Models(NamedTuple):
             raise ModelNotFound(f"no version {version} of {chosen!r} is served; there is {sorted(available)}")
         return available[version or max(available)]
 
-    @property
-    def default(self) -> str:
-        """The model that is meant when none is named."""
-        return DEFAULT_MODEL if DEFAULT_MODEL in self.served else next(iter(self.served), DEFAULT_MODEL)
+    def default(self, task: Task) -> str:
+        """The model that is meant for a task when none is named: the usual one, else the first that can do it."""
+        usual = DEFAULT_MODELS[task]
+        fitting = [name for name, versions in self.served.items() if task in versions[max(versions)].manifest.tasks]
+        return usual if usual in self.served else next(iter(fitting), usual)
+
+    def manifests(self) -> list[Manifest]:
+        """Of the latest version of each model."""
+        return [versions[max(versions)].manifest for versions in self.served.values()]
 
 
 def load(repository: Path, runtime_name: str, lanes: int | None) -> Models:

@@ -49,9 +49,8 @@ def predict(
     windows = inputs[manifest.input.name]
     size = batch_size(windows.shape[1])
     if not len(windows):
-        outputs = {
-            output.name: np.zeros((0, *_output_shape(windows, manifest)), np.float32) for output in manifest.outputs
-        }
+        samples = windows.shape[1]
+        outputs = {o.name: np.zeros((0, *o.window_shape(samples)), np.float32) for o in manifest.outputs}
     elif len(windows) <= size:
         outputs = dict(served.transport.predict(manifest, inputs))
     else:
@@ -68,10 +67,6 @@ def check_outputs(manifest: Manifest, wanted: Sequence[str], field: str) -> list
         if name not in names:
             raise UsageError(f"{field} {name!r}: {manifest.name} has the outputs {', '.join(names)}")
     return names
-
-
-def _output_shape(windows: NDArray[np.float32], manifest: Manifest) -> tuple[int, ...]:
-    return windows.shape[1] // manifest.output.stride, len(manifest.output.labels)
 
 
 def _check(manifest: Manifest, inputs: Mapping[str, NDArray[np.float32]], signature: str) -> None:

@@ -68,6 +68,42 @@ def test_unknown_keys_and_bad_values_are_refused_by_name(tmp_path: Path, change:
     assert str(file) in str(caught.value)
 
 
+def test_a_value_for_each_window_or_each_stride_fits_too() -> None:
+    assert manifest(single=True).output.shape == (-1, 2)
+    assert manifest(stride=4, fragment_windows=(100,)).output.shape == (-1, 150, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stride": 7}, "'probability' has stride 7; 600 samples"),
+        ({"stride": 8}, r"'probability' has stride 8; 100 samples \(window_samples, fragment_windows\)"),
+        ({"single": True, "hop_samples": 301}, r"hop_samples 301 .* at most 300 \(half the window\)"),
+        ({"single": True, "blinding_samples": 1}, "nothing to blind"),
+    ],
+)
+def test_strides_and_single_values_that_do_not_fit_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        manifest(**fields)
+
+
+@pytest.mark.parametrize("shape", [[-1, 599, 2], [-1, 600, 3], [600, 2], [-1, 3], [-1], [-1, 300, 2]])
+def test_an_output_of_another_shape_than_its_windows_is_refused(shape: list[int], tmp_path: Path) -> None:
+    write(tmp_path, manifest())
+    file = tmp_path / "manifest.json"
+    content = json.loads(file.read_text())
+    content["outputs"][0]["shape"] = shape
+    file.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="'probability' has shape"):
+        read(tmp_path)
+
+
+def test_a_detection_is_no_phase() -> None:
+    model = manifest(labels=("detection", "P", "S"))
+    assert list(model.labels) == ["detection", "P", "S"]
+    assert list(model.phases) == ["P", "S"]
+
+
 @pytest.mark.parametrize("key", ["name", "window_samples", "input", "outputs", "licence"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     write(tmp_path, manifest())
@@ -100,7 +136,7 @@ def test_options_replace_defaults_and_leave_the_manifest_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"thresholds": {"Pg": 0.5}}, "threshold for 'Pg': fake picks P, S"),
+        ({"thresholds": {"Pg": 0.5}}, "threshold for 'Pg': fake has P, S"),
         ({"thresholds": {"P": 0.0}}, "threshold for P is 0.0"),
         ({"thresholds": {"P": 1.1}}, "threshold for P is 1.1"),
         ({"thresholds": {"P": float("nan")}}, "threshold for P is nan"),

@@ -233,5 +233,8 @@ def test_a_missing_extra_is_one_line_with_the_pip_command(base: Path, arguments:
 
 def test_a_base_install_lists_every_command(base: Path) -> None:
     ended = subprocess.run([base / "bin/seisserve", "--help"], capture_output=True, text=True, timeout=60, check=True)
-    for command in ("annotate", "demo", "evaluate", "export", "models", "pick", "plot", "serve", "train"):
+    for command in (
+        "annotate", "demo", "denoise", "detect", "evaluate", "export", "models", "pick", "plot", "recover", "serve",
+        "train",
+    ):  # fmt: skip
         assert f"  {command} " in ended.stdout

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seisserve import Pick, Picks, UsageError
-from seisserve.tables import COLUMNS, check_format, format_of, time_text
+from seisserve.tables import COLUMNS, format_of, time_text
 
 CODES = st.text("ABCXYZ0189", min_size=1, max_size=5)
 PICKS = st.lists(
@@ -97,7 +97,7 @@ def test_quakeml_reads_back_with_times_phases_and_provenance(picks: Picks) -> No
 )  # fmt: skip
 def test_the_suffix_tells_the_format(name: str, kind: str) -> None:
     assert format_of(Path(name)) == kind
-    check_format(kind)
+    Picks.check_format(kind)
 
 
 def test_an_unknown_format_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -46,6 +46,39 @@ def models(draw: st.DrawFn, **changes: Any) -> Manifest:
 
 
 @st.composite
+def strided(draw: st.DrawFn) -> Manifest:
+    """Any model whose frames stand for several samples."""
+    stride = draw(st.integers(2, 6))
+    frames = draw(st.integers(1, 10))
+    window = frames * stride
+    blinding = draw(st.integers(0, (window - 1) // 2))
+    fragments = draw(st.lists(st.integers(1, max(1, frames - 1)), max_size=2)) if frames > 1 else []
+    return manifest(
+        labels=("P",),
+        components="Z",
+        stride=stride,
+        window_samples=window,
+        blinding_samples=blinding,
+        hop_samples=draw(st.integers(1, window - 2 * blinding)),
+        fragment_windows=tuple(stride * n for n in fragments),
+    )
+
+
+@st.composite
+def single_valued(draw: st.DrawFn) -> Manifest:
+    """Any model that says one thing of each window."""
+    window = draw(st.integers(2, 40))
+    return manifest(
+        labels=("P",),
+        components="Z",
+        single=True,
+        window_samples=window,
+        hop_samples=draw(st.integers(1, window // 2)),
+        fragment_windows=tuple(draw(st.lists(st.integers(1, window - 1), max_size=2))),
+    )
+
+
+@st.composite
 def parts(draw: st.DrawFn, components: int = 1) -> list[Segment]:
     """Segments in order of time, a gap of at least one sample apart, of small whole numbers."""
     rng = np.random.default_rng(draw(seeds))
@@ -103,8 +136,20 @@ def test_windows_sit_on_the_absolute_grid_but_for_one_flush_with_each_end(
         assert starts.tolist() == sorted(grid | {0, last})
 
 
-@given(model=models(), stretches=parts())
-@settings(max_examples=60, deadline=None)
+def answers(windows: Windows, model: Manifest, size: int = 4) -> list[Array]:
+    """What a network gives whose every number depends on its whole window and on the place in it."""
+    given = []
+    for batch in everything(windows, size):
+        ramp = batch * np.arange(1, batch.shape[1] + 1)[:, None]
+        if model.output.single:
+            given.append(ramp.sum(axis=1))
+        else:
+            given.append(ramp.reshape(len(batch), -1, model.output.stride, 1).sum(axis=2))
+    return given
+
+
+@given(model=st.one_of(models(), strided(), single_valued()), stretches=parts())
+@settings(max_examples=150, deadline=None)
 def test_a_curve_changes_only_within_one_window_of_a_cut(model: Manifest, stretches: list[Segment]) -> None:
     whole = stretches[0]
     middle = whole.samples.shape[1] // 2
@@ -116,11 +161,70 @@ def test_a_curve_changes_only_within_one_window_of_a_cut(model: Manifest, stretc
 
     def values(stretches: list[Segment]) -> Array:
         windows = cut(stretches, model)
-        ramp = [batch * np.arange(1, batch.shape[1] + 1)[:, None] for batch in everything(windows)]
-        return stack(windows, ramp, model).values[:, 0]
+        return stack(windows, answers(windows, model), model).values[:, 0]
 
     far = np.abs(np.arange(whole.samples.shape[1]) - middle + 0.5) > model.window_samples
     np.testing.assert_array_equal(values([whole])[far], values(sides)[far])
+
+
+@given(model=strided(), stretches=parts())
+@settings(max_examples=60, deadline=None)
+def test_frames_are_joined_by_straight_lines_between_their_middles(model: Manifest, stretches: list[Segment]) -> None:
+    stride = model.output.stride
+    windows = cut(stretches, model)
+    outputs = answers(windows, model)
+    lines = []
+    for batch in outputs:
+        middles = np.arange(batch.shape[1]) * stride + (stride - 1) / 2
+        samples = np.arange(batch.shape[1] * stride)
+        lines.append(np.stack([np.interp(samples, middles, row[:, 0]) for row in batch])[:, :, None])
+    at_each_sample = manifest(
+        ("P",),
+        components="Z",
+        window_samples=model.window_samples,
+        blinding_samples=model.blinding_samples,
+        hop_samples=model.hop_samples,
+        fragment_windows=model.fragment_windows,
+    )
+    expected = stack(windows, [batch.astype(np.float32) for batch in lines], at_each_sample).values
+    found = stack(windows, outputs, model).values
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@given(model=single_valued(), stretches=parts())
+@settings(max_examples=60, deadline=None)
+def test_single_values_stand_in_the_middle_of_their_windows_with_straight_lines_between(
+    model: Manifest, stretches: list[Segment]
+) -> None:
+    windows = cut(stretches, model)
+    outputs = answers(windows, model)
+    value = dict(zip(windows.starts.tolist(), np.concatenate(outputs)[:, 0].tolist(), strict=True))
+    length = dict(zip(windows.starts.tolist(), windows.lengths.tolist(), strict=True))
+    found = stack(windows, outputs, model).values[:, 0]
+    assert found.dtype == np.float32
+    for k, piece in enumerate(stretches):
+        begin, end = int(windows.bounds[k]), int(windows.bounds[k + 1])
+        assert end - begin == piece.samples.shape[1]
+        starts = sorted(start for start in value if begin <= start < end)
+        middles = [start + length[start] // 2 for start in starts]
+        expected = np.interp(np.arange(begin, end), middles, [value[start] for start in starts])
+        np.testing.assert_allclose(found[begin:end], expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@given(model=st.one_of(strided(), single_valued()), stretches=parts(), size=st.integers(1, 7))
+@settings(max_examples=40, deadline=None)
+def test_batches_change_no_bit_of_a_curve(model: Manifest, stretches: list[Segment], size: int) -> None:
+    windows = cut(stretches, model)
+    values = [stack(windows, answers(windows, model, n), model).values for n in (size, 1000)]
+    np.testing.assert_array_equal(values[0], values[1])
+
+
+def test_a_gap_stands_between_single_values() -> None:
+    model = manifest(("P",), components="Z", single=True, window_samples=10, hop_samples=5, fragment_windows=())
+    windows = cut([segment(np.zeros((1, 30))), segment(np.zeros((1, 30)), 31)], model)
+    late = np.repeat(windows.starts >= 30, 1).astype(np.float32)[:, None]
+    np.testing.assert_array_equal(stack(windows, [late], model).values[:, 0], np.repeat([0, 1], 30))
 
 
 @given(
@@ -190,6 +294,16 @@ def test_ten_thousand_gaps_a_day_cost_at_most_half_as_much_again(spread: str) ->
     assert work[1] <= 1.5 * work[0]
 
 
+def test_a_day_of_single_values_every_tenth_sample() -> None:
+    model = manifest(single=True, window_samples=400, hop_samples=10, fragment_windows=())
+    windows = cut(segments(day("Z", "none"), 100, "ZNE")[0], model)
+    outputs = np.random.default_rng(0).random((len(windows), 2), np.float32)
+    begin = time.perf_counter()
+    values = stack(windows, [outputs], model).values
+    print(f"\nstacking {len(windows)} single values: {time.perf_counter() - begin:.2f} s")
+    np.testing.assert_array_equal(values[windows.starts + 200], outputs)
+
+
 def test_time_around_the_network_with_ten_thousand_gaps() -> None:
     transport = FakeTransport(lambda waveform: np.zeros((*waveform.shape[:2], 2), np.float32))
     for spread in ("none", "random"):
@@ -201,11 +315,11 @@ def test_time_around_the_network_with_ten_thousand_gaps() -> None:
         print(f"\nday of three components, gaps: {spread}: {len(curve.segments)} segments, {seconds:.2f} s")
 
 
-@given(model=models(), stretches=parts(), wrong=st.sampled_from([-1, 1]))
-@settings(max_examples=10, deadline=None)
+@given(model=st.one_of(models(), strided(), single_valued()), stretches=parts(), wrong=st.sampled_from([-1, 1]))
+@settings(max_examples=20, deadline=None)
 def test_an_answer_too_few_or_too_many_is_refused(model: Manifest, stretches: list[Segment], wrong: int) -> None:
     windows = cut(stretches, model)
-    outputs = everything(windows, size=1)
+    outputs = answers(windows, model, size=1)
     with pytest.raises((ValueError, IndexError)):
         stack(windows, outputs[:-1] if wrong < 0 else [*outputs, outputs[-1]], model)
 
@@ -214,7 +328,8 @@ def test_no_segments_make_no_windows_and_an_empty_curve() -> None:
     windows = cut([], manifest())
     assert len(windows) == 0
     assert list(windows.batches(4)) == []
-    assert stack(windows, [], manifest()).values.shape == (0, 2)
+    for model in (manifest(), manifest(stride=4, fragment_windows=()), manifest(single=True)):
+        assert stack(windows, [], model).values.shape == (0, 2)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "float32", "float64"])

@@ -28,9 +28,14 @@ def manifest(
     labels: tuple[str, ...] = ("P", "S"),
     threshold: float = 0.3,
     readings: dict[str, Label] | None = None,
+    stride: int = 1,
+    single: bool = False,
     **changes: Any,
 ) -> Manifest:
-    """A picking model at 100 Hz with windows of 600 samples, half overlapping, and whatever is to be different."""
+    """A picking model at 100 Hz with windows of 600 samples, half overlapping, and whatever is to be different.
+
+    stride: samples that a frame of the output stands for; single: one value for each window instead.
+    """
     fields: dict[str, Any] = {
         "name": "fake",
         "task": "picking",
@@ -46,9 +51,10 @@ def manifest(
         **changes,
     }
     window = fields["window_samples"]
+    shape = (-1, len(labels)) if single else (-1, window // stride, len(labels))
     return Manifest(
         input=Tensor(name="waveform", shape=(-1, window, len(fields["components"]))),
-        outputs=(Output(name="probability", shape=(-1, window, len(labels)), labels=labels),),
+        outputs=(Output(name="probability", shape=shape, labels=labels, stride=stride),),
         **fields,
     )
 

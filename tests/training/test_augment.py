@@ -32,6 +32,9 @@ AUGMENTATIONS = {
     "false_positive_noise": lambda e, rng: augment.false_positive_noise(e, rng, RATE),
     "channel_dropout": augment.channel_dropout,
     "rotate_horizontals": augment.rotate_horizontals,
+    "centre": lambda e, rng: augment.centre(e, 2048),
+    "gap": lambda e, rng: augment.gap(e, rng, RATE),
+    "scale_amplitude": augment.scale_amplitude,
     "high_pass": lambda e, rng: augment.high_pass(e, rng, RATE),
 }
 
@@ -98,6 +101,58 @@ def test_stacked_events_both_stay_visible(seed: int) -> None:
     added = both.waveform - first.waveform
     for onset, own, over in ((900, first.waveform, added), (300, added, first.waveform)):
         assert own[onset : onset + 101].std() > 1.2 * over[onset - 100 : onset + 100].std()
+
+
+@given(seed=seeds, p=st.integers(200, 2400), s_minus_p=st.integers(50, 500), loudness=st.floats(-3, 3))
+@settings(max_examples=60, deadline=None)
+def test_stacked_events_never_mask_one_another(seed: int, p: int, s_minus_p: int, loudness: float) -> None:
+    first, second = example(), example(7, p=float(p), s=float(p + s_minus_p))
+    second = second._replace(waveform=second.waveform * np.float32(10**loudness))
+    both = augment.stack_event(first, second, np.random.default_rng(seed), RATE)
+    if both is first:
+        return
+    added = both.waveform - first.waveform
+    for event, own, over in ((first, first.waveform, added), (second, added, first.waveform)):
+        for onset in map(int, event.p + event.s):
+            under = over[max(onset - 100, 0) : onset + 100]
+            assert own[onset : onset + 101].std() > 1.2 * under.std()
+
+
+def test_centred_windows_have_the_first_onset_at_one_place() -> None:
+    for p in (900.0, 1200.0, 300.0):
+        window = augment.centre(example(p=p, s=2000.0), 1800, 1 / 3)
+        assert window.p[0] == 600
+        assert window.waveform.shape == (1800, 3)
+
+
+@given(seed=seeds)
+@settings(max_examples=20, deadline=None)
+def test_scaling_keeps_the_shape(seed: int) -> None:
+    before = example()
+    after = augment.scale_amplitude(before, np.random.default_rng(seed)).waveform
+    factor = after.max() / before.waveform.max()
+    assert 0.03 < factor < 32
+    np.testing.assert_allclose(after, before.waveform * factor, rtol=1e-5)
+
+
+@given(st.lists(st.one_of(st.floats(-2, 9), st.just(float("nan"))), min_size=1, max_size=300))
+@settings(max_examples=60, deadline=None)
+def test_resampling_weights_are_positive_and_keep_the_mean(values: list[float]) -> None:
+    weights = augment.resampling_weights(np.array(values))
+    assert (weights > 0).all()
+    assert abs(weights.mean() - 1) < 1e-9
+    np.testing.assert_array_equal(weights[np.isnan(values)], 1)
+
+
+def test_resampled_magnitudes_are_uniform() -> None:
+    magnitudes = np.random.default_rng(0).exponential(0.8, 20_000)
+    magnitudes = magnitudes[magnitudes < 3]
+    weights = augment.resampling_weights(magnitudes)
+    within = np.clip(magnitudes, *np.quantile(magnitudes, [0.01, 0.99]))
+    plain, _ = np.histogram(within, bins=10)
+    evened, _ = np.histogram(within, bins=10, weights=weights)
+    assert plain.max() / plain.min() > 8
+    assert evened.max() / evened.min() < 1.5
 
 
 @given(seed=seeds)

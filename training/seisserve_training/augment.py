@@ -14,10 +14,16 @@ from scipy.signal import lfilter
 
 __all__ = [
     "Example",
+    "centre",
     "channel_dropout",
+    "clip",
     "false_positive_noise",
+    "gap",
     "high_pass",
+    "mix",
+    "resampling_weights",
     "rotate_horizontals",
+    "scale_amplitude",
     "shift",
     "stack_event",
     "superpose_noise",
@@ -61,8 +67,21 @@ def shift(example: Example, rng: np.random.Generator, samples: int, stretch: flo
         start = min(start, length - 0.95 * span)
     if quiet < SHORTEST_NOISE:
         start = max(start, -0.05 * span)
-    if not stretch:
-        start = float(round(start))
+    return _window(example, start if stretch else float(round(start)), samples, speed)
+
+
+def centre(example: Example, samples: int, place: float = 1 / 3) -> Example:
+    """A window of `samples` with the first onset always at the same place of it, for comparison with `shift`.
+
+    place: share of the window before that onset. Noise begins with the trace.
+    """
+    onsets = example.p + example.s
+    return _window(example, float(round(min(onsets) - place * samples)) if onsets else 0.0, samples, 1.0)
+
+
+def _window(example: Example, start: float, samples: int, speed: float) -> Example:
+    length = len(example.waveform)
+    quiet = min(example.p + example.s, default=float(length)) - NEAR_ONSET
     at = start + speed * np.arange(samples)
     if quiet >= SHORTEST_NOISE:
         at = np.where(at < 0, quiet - np.abs(-at % (2 * quiet) - quiet), at)
@@ -111,7 +130,7 @@ def superpose_noise(
 def false_positive_noise(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
     """One of the faults that pickers take for arrivals: a gap, a step, spikes, a repeated or pulsed stretch."""
     kind = rng.integers(5)
-    return (_gap, _step, _spikes, _repeat, _pulse)[kind](example, rng, rate_hz)
+    return (gap, _step, _spikes, _repeat, _pulse)[kind](example, rng, rate_hz)
 
 
 def channel_dropout(example: Example, rng: np.random.Generator) -> Example:
@@ -120,6 +139,11 @@ def channel_dropout(example: Example, rng: np.random.Generator) -> Example:
     waveform = np.zeros_like(example.waveform)
     waveform[:, keep] = example.waveform[:, keep]
     return example._replace(waveform=waveform)
+
+
+def scale_amplitude(example: Example, rng: np.random.Generator) -> Example:
+    """The whole window times a factor between a thirtieth and thirty, for networks that see amplitudes."""
+    return example._replace(waveform=example.waveform * np.float32(10 ** rng.uniform(-1.5, 1.5)))
 
 
 def rotate_horizontals(example: Example, rng: np.random.Generator) -> Example:
@@ -139,7 +163,29 @@ def high_pass(example: Example, rng: np.random.Generator, rate_hz: float) -> Exa
     )
 
 
-def _gap(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
+def mix(clean: Array, noise: Array, snr_db: float) -> tuple[Array, Array]:
+    """A semi-synthetic recording and what it should become: clean + noise, clean; both [samples, components].
+
+    snr_db: energy of the clean waveform over that of the noise, all components together, 10 log10. The noise is scaled
+    to it, about zero; without a signal it stays as it is, and without noise the signal does.
+    """
+    noise = noise - noise.mean(axis=0, dtype=np.float64)
+    signal_size, noise_size = _size(clean), _size(noise)
+    scale = signal_size / noise_size * 10 ** (-snr_db / 20) if signal_size and noise_size else 1.0
+    return np.asarray(clean + noise * scale, np.float32), np.asarray(clean, np.float32)
+
+
+def clip(waveform: Array, level: float, offset: float = 0.0) -> Array:
+    """The waveform [samples, components] as a digitiser whose range ends at `level` records it.
+
+    level: of the waveform's highest amplitude, above 0; offset: of the range's middle, in units of the level, which
+    makes one side clip earlier than the other.
+    """
+    limit = _peak(waveform) * level
+    return np.clip(waveform, np.float32(limit * (offset - 1)), np.float32(limit * (offset + 1)))
+
+
+def gap(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
     """Samples lost: zero, the last value held, or everything before (or after) it held, as at the end of a record."""
     length = len(example.waveform)
     begin = int(rng.integers(1, length - 1))
@@ -180,7 +226,7 @@ def _spikes(example: Example, rng: np.random.Generator, rate_hz: float) -> Examp
 def _repeat(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
     """A stretch sent again by telemetry in place of what followed it."""
     length = len(example.waveform)
-    size = int(rng.uniform(0.5, 5) * rate_hz)
+    size = min(int(rng.uniform(0.5, 5) * rate_hz), length // 3)
     begin = int(rng.integers(0, length - 2 * size))
     waveform = example.waveform.copy()
     waveform[begin + size : begin + 2 * size] = example.waveform[begin : begin + size]
@@ -190,7 +236,7 @@ def _repeat(example: Example, rng: np.random.Generator, rate_hz: float) -> Examp
 def _pulse(example: Example, rng: np.random.Generator, rate_hz: float) -> Example:
     """A calibration pulse: a box or a ringing sine with sharp ends."""
     length = len(example.waveform)
-    size = int(rng.uniform(0.2, 8) * rate_hz)
+    size = min(int(rng.uniform(0.2, 8) * rate_hz), length // 2)
     begin = int(rng.integers(0, length - size))
     time = np.arange(size) / rate_hz
     box = np.ones(size) if rng.random() < 0.5 else np.sin(2 * np.pi * rng.uniform(0.5, 20) * time)
@@ -211,6 +257,27 @@ def _hide(example: Example, begin: int, end: int, rate_hz: float) -> Example:
         return tuple(onset for onset in onsets if not begin <= onset < end)
 
     return Example(example.waveform, seen(example.p), seen(example.s), sure)
+
+
+def resampling_weights(values: NDArray[np.float64], bins: int = 10, most: float = 20.0) -> NDArray[np.float64]:
+    """How often to draw each trace so that its values (magnitudes, SNR) are uniform over bins; the mean is one.
+
+    values: [n], NaN where unknown; those keep their share. bins: equally wide, from the 1 to the 99 % quantile. most:
+    the largest weight before the mean is set, lest a few traces be seen over and over.
+    """
+    weights = np.ones(len(values))
+    known = np.isfinite(values)
+    if not known.any():
+        return weights
+    low, high = np.quantile(values[known], [0.01, 0.99])
+    number = (
+        np.digitize(values[known], np.linspace(low, high, bins + 1)[1:-1]) if high > low else np.zeros(known.sum(), int)
+    )
+    counts = np.bincount(number, minlength=bins)
+    wanted = known.sum() / np.count_nonzero(counts)
+    found = np.minimum(wanted / counts[number], most)
+    weights[known] = found / found.mean()
+    return weights
 
 
 def _visible(example: Example, over: Array, rate_hz: float) -> bool:
@@ -236,6 +303,12 @@ def _rms(waveform: Array) -> float:
     """Root mean square about each component's mean; scaled first, since squares of 1e-30 do not fit float32."""
     peak = _peak(waveform)
     return peak * float(np.std(waveform / np.float32(peak), axis=0, dtype=np.float64).mean()) if peak else 0.0
+
+
+def _size(waveform: NDArray[np.floating]) -> float:
+    """Square root of the mean square, scaled first."""
+    peak = float(np.abs(waveform).max()) if waveform.size else 0.0
+    return peak * float(np.sqrt(np.mean(np.square(waveform / peak, dtype=np.float64)))) if peak else 0.0
 
 
 def _peak(waveform: Array) -> float:

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from seisserve import manifest as manifests
 from seisserve._version import __version__
 from seisserve.bundle import saved_model, write_golden
-from seisserve.manifest import Label, Manifest, Source, Training
+from seisserve.manifest import DETECTION, Label, Manifest, Source, Training
 from seisserve.windows import Curve
 from seisserve_training.config import Config
-from seisserve_training.datasets import LabelledTrace
-from seisserve_training.evaluation import curves, evaluate, residuals
+from seisserve_training.datasets import LabelledTrace, of_split, rows_of
+from seisserve_training.evaluation import WITHIN_S, Evaluation, best_thresholds, curves, evaluate, judged, residuals
+from seisserve_training.evaluation_detection import alarms, best_threshold, detection_curves
 from seisserve_training.synthetic import synthetic_event, synthetic_noise
 from seisserve_training.training import contract, keras_transport
+from seisserve_training.uncertainty import Calibration, calibrate
 
 __all__ = ["choose_labels", "golden_windows", "write_bundle"]
 
 CANDIDATES = np.round(np.arange(0.15, 0.8, 0.05), 2)
-WITHIN_S = 0.5
 
 
 def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTrace], folder: Path) -> Manifest:
@@ -35,7 +36,7 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
     traces: those that it was trained with; their dev split chooses the thresholds.
     """
     manifest = contract(config)
-    dev = [trace for trace in traces if trace.row.split == "dev"]
+    dev = of_split(traces, "dev")
     if dev:
         labels = choose_labels(dev, curves(dev, manifest, keras_transport(model)), manifest, config.data.incomplete)
         manifest = msgspec.structs.replace(manifest, labels=labels)
@@ -79,30 +80,43 @@ def choose_labels(
     dev: Sequence[LabelledTrace], made: Sequence[Curve], manifest: Manifest, incomplete: Sequence[str]
 ) -> dict[str, Label]:
     """For each phase the threshold with the best F1 on dev, where picks on noise traces count as false picks too, and
-    the factor that makes two thirds of the residuals smaller than the stated uncertainty."""
-    f1: dict[str, list[float]] = {label: [] for label in manifest.labels}
-    for threshold in CANDIDATES.tolist():
+    the factor that makes two thirds of the residuals smaller than the stated uncertainty, and what a pick's peak is
+    worth as a probability: fitted on all picks above the lowest candidate, whatever the threshold. For detections the
+    threshold with the best F1 of events."""
+
+    def evaluate_at(threshold: float) -> Evaluation:
         read = manifest.with_options(dict.fromkeys(manifest.labels, threshold))
-        found = evaluate(dev, made, read, (WITHIN_S,), incomplete, resamples=0)
-        for label, values in f1.items():
-            score = found.scores["all", label, WITHIN_S]
-            right = score.recall * score.labels
-            picked = right / max(score.precision, 1e-9) + found.false_picks_per_hour[label] * found.noise_hours
-            values.append(2 * right / (picked + score.labels))
-    best = {label: float(CANDIDATES[_plateau(values)]) for label, values in f1.items()}
+        return evaluate(dev, made, read, (WITHIN_S,), incomplete, resamples=0)
+
+    best = best_thresholds(evaluate_at, CANDIDATES.tolist(), list(manifest.phases))
     scales = {}
     for label, ratios in residuals(dev, made, manifest.with_options(best), WITHIN_S).items():
         scales[label] = round(float(np.quantile(ratios, 0.68)), 3) if len(ratios) > 20 else 1.0
-    return {
-        label: Label(threshold=best[label], uncertainty_scale=scales[label], chosen_on=f"dev, {len(dev)} traces")
-        for label in manifest.labels
+    lowest = manifest.with_options(dict.fromkeys(manifest.labels, float(CANDIDATES[0])))
+    fits = {
+        label: calibrate(*np.reshape(verdicts, (-1, 2)).T)
+        for label, verdicts in judged(dev, made, lowest, WITHIN_S, incomplete).items()
     }
+    chosen = {
+        label: Label(
+            threshold=best[label],
+            uncertainty_scale=scales[label],
+            calibration=fits[label].knots,
+            chosen_on=f"dev, {len(dev)} traces; {_calibration_note(fits[label])}",
+        )
+        for label in best
+    }
+    if DETECTION in manifest.labels:
+        found = alarms(dev, detection_curves(made), manifest.sampling_rate_hz)
+        threshold = best_threshold(found, CANDIDATES.tolist())
+        chosen[DETECTION] = Label(threshold=threshold, chosen_on=f"dev, {len(dev)} traces")
+    return {**manifest.labels, **chosen}
 
 
-def _plateau(values: Sequence[float]) -> int:
-    """Where the mean of three neighbours is highest: a single best value is luck on little data."""
-    padded = np.pad(np.array(values), 1, mode="edge")
-    return int(np.argmax((padded[:-2] + padded[1:-1] + padded[2:]) / 3))
+def _calibration_note(fit: Calibration) -> str:
+    if not fit.knots:
+        return f"probabilities as they are (calibration error {fit.error_before:.3f}, {fit.picks} picks)"
+    return f"calibration error {fit.error_before:.3f}, calibrated {fit.error_after:.3f} ({fit.picks} picks)"
 
 
 def golden_windows(manifest: Manifest) -> NDArray[np.float32]:
@@ -126,9 +140,9 @@ def golden_windows(manifest: Manifest) -> NDArray[np.float32]:
 def sources(traces: Sequence[LabelledTrace], config: Config) -> tuple[Source, ...]:
     """The training split's sources, with licences and counts."""
     counts: dict[tuple[str, str], int] = {}
-    for trace in traces:
-        if trace.row.split == "train":
-            key = (trace.row.source, trace.row.licence)
+    for row in rows_of(traces):
+        if row.split == "train":
+            key = (row.source, row.licence)
             counts[key] = counts.get(key, 0) + 1
     found = [Source(name=name, licence=licence, traces=count) for (name, licence), count in sorted(counts.items())]
     if config.data.synthetic_events:

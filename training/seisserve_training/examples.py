@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seisserve.errors import UsageError
 from seisserve_training import augment
 from seisserve_training.augment import Example
+from seisserve_training.clean import clean_event
 from seisserve_training.config import Config
-from seisserve_training.datasets import LabelledTrace
-from seisserve_training.synthetic import synthetic_event, synthetic_noise
+from seisserve_training.datasets import Dataset, LabelledTrace, Row, rows_of
+from seisserve_training.synthetic import synthetic_event, synthetic_noise, synthetic_signal
 
-__all__ = ["Examples"]
+__all__ = ["KEPT_TRACES", "Examples", "balance"]
 
+T = TypeVar("T")
+KEPT_TRACES = 2048  # of events and of noise each are kept in memory where waveforms are read when they are wanted
 AROUND_LABELS_S = 4.0  # of an incompletely labelled trace, that much about its labels is sure
+SYNTHETIC_S = 20.0  # at least that long are synthetic records, however short the window
+RECORDED, SYNTHETIC, NOISE = 10, 11, 12  # kinds of traces, whose fixed windows have random generators of their own
 AFTER_P_S, BEFORE_S_S = 0.5, 0.5  # an unlabelled S may follow that soon after P, an unlabelled P precede S
 
 
@@ -30,15 +38,20 @@ class Examples:
     def __init__(self, traces: Sequence[LabelledTrace], config: Config) -> None:
         self.config = config
         self.rate = config.sampling_rate_hz
+        self.traces = traces
         weight = config.data.weights
-        self.noise = [trace.waveform.T for trace in traces if trace.row.noise]
-        labelled = [trace for trace in traces if not trace.row.noise and weight.get(trace.row.quality, 1.0) > 0]
-        self.events = [self._example(trace) for trace in labelled]
-        chances = np.array([weight.get(trace.row.quality, 1.0) for trace in labelled])
+        rows = rows_of(traces)
+        noise = [number for number, row in enumerate(rows) if row.noise]
+        labelled = [number for number, row in enumerate(rows) if not row.noise and weight.get(row.quality, 1.0) > 0]
+        lazy = isinstance(traces, Dataset)
+        self.noise = _pool(lambda number: traces[noise[number]].waveform.T, len(noise), lazy)
+        self.events = _pool(lambda number: self._example(traces[labelled[number]]), len(labelled), lazy)
+        chances = np.array([weight.get(rows[number].quality, 1.0) for number in labelled])
+        chances = chances * balance([rows[number] for number in labelled], config.data.balance)
         self.chance = np.cumsum(chances) / chances.sum() if len(chances) else chances
         self.synthetic = [self._synthetic(number) for number in range(config.data.synthetic_events)]
         if not self.noise:
-            self.noise = [self._synthetic_noise(number) for number in range(config.data.synthetic_events // 4)]
+            self.noise = _pool(self._synthetic_noise, config.data.synthetic_events // 4, False)
 
     def generator(self, number: int) -> np.random.Generator:
         """The random generator of window number i: of the seed and i alone."""
@@ -61,23 +74,62 @@ class Examples:
                 example = augment.false_positive_noise(example, rng, self.rate)
         if rng.random() < switch.channel_dropout:
             example = augment.channel_dropout(example, rng)
+        if rng.random() < switch.scale_amplitude:
+            example = augment.scale_amplitude(example, rng)
         return example
 
     def event_window(self, rng: np.random.Generator) -> Example:
         """An event somewhere in a window, as an instrument may see it; nothing is added to it."""
         if rng.random() < self.config.data.synthetic_share:
-            example = self.synthetic[rng.integers(len(self.synthetic))]
+            kind, number = SYNTHETIC, int(rng.integers(len(self.synthetic)))
+            example = self.synthetic[number]
         else:
-            example = self.events[int(np.searchsorted(self.chance, rng.random(), side="right"))]
+            kind, number = RECORDED, int(np.searchsorted(self.chance, rng.random(), side="right"))
+            example = self.events[number]
+        return self._instrument(self._window(example, rng, kind, number), rng)
+
+    def clean_window(self, rng: np.random.Generator) -> Example:
+        """An event that stands far above its noise, somewhere in a window; zero before P. Nothing is added to it."""
+        synthetic, recorded = self.clean
+        made = not recorded or rng.random() < self.config.data.synthetic_share
+        pool = synthetic if made else recorded
+        if not pool:
+            raise UsageError("the data has no event with a high signal-to-noise ratio: add data.synthetic_events")
+        example = pool[rng.integers(len(pool))]
         example = augment.shift(example, rng, self.config.network.window_samples, self.config.augmentation.stretch)
         return self._instrument(example, rng)
 
+    @cached_property
+    def clean(self) -> tuple[list[Example], list[Example]]:
+        """Synthetic and recorded events without noise, found when first asked for."""
+        samples = self._synthetic_samples
+        synthetic = []
+        for number in range(self.config.data.synthetic_events):
+            rng = np.random.default_rng((self.config.schedule.seed, 3, number))
+            event = synthetic_signal(rng, samples, self.rate)
+            onsets = (float(event.p_sample),), (float(event.s_sample),)
+            synthetic.append(Example(event.waveform, *onsets, np.ones(samples, bool)))
+        found = (clean_event(trace, self.rate) for trace in self.traces)
+        recorded = [Example(event.T, (trace.p,), (), np.ones(event.shape[1], bool))
+                    for trace, event in zip(self.traces, found, strict=True) if event is not None]  # fmt: skip
+        return synthetic, recorded
+
     def noise_window(self, rng: np.random.Generator) -> Example:
         """A window of noise without onsets."""
-        waveform = self.noise[rng.integers(len(self.noise))]
+        number = int(rng.integers(len(self.noise)))
+        waveform = self.noise[number]
         example = Example(waveform, (), (), np.ones(len(waveform), bool))
-        example = augment.shift(example, rng, self.config.network.window_samples, self.config.augmentation.stretch)
-        return self._instrument(example, rng)
+        return self._instrument(self._window(example, rng, NOISE, number), rng)
+
+    def _window(self, example: Example, rng: np.random.Generator, kind: int, number: int) -> Example:
+        """A window of trace `number` of its kind: at random, at one of few places that the seed knows, or at one."""
+        switch, samples = self.config.augmentation, self.config.network.window_samples
+        if not switch.shift:
+            return augment.centre(example, samples)
+        if switch.precomputed_shifts:
+            which = int(rng.integers(switch.precomputed_shifts))
+            rng = np.random.default_rng((self.config.schedule.seed, kind, number, which))
+        return augment.shift(example, rng, samples, switch.stretch)
 
     def _instrument(self, example: Example, rng: np.random.Generator) -> Example:
         if rng.random() < self.config.augmentation.rotate:
@@ -103,13 +155,54 @@ class Examples:
         onsets = [tuple([onset] if np.isfinite(onset) else []) for onset in (p, s)]
         return Example(trace.waveform.T, onsets[0], onsets[1], sure)
 
+    @property
+    def _synthetic_samples(self) -> int:
+        return max(2 * self.config.network.window_samples, round(SYNTHETIC_S * self.rate))
+
     def _synthetic(self, number: int) -> Example:
         rng = np.random.default_rng((self.config.schedule.seed, 1, number))
-        event = synthetic_event(rng, 2 * self.config.network.window_samples, self.rate)
+        event = synthetic_event(rng, self._synthetic_samples, self.rate)
         return Example(
             event.waveform, (float(event.p_sample),), (float(event.s_sample),), np.ones(len(event.waveform), bool)
         )
 
     def _synthetic_noise(self, number: int) -> NDArray[np.float32]:
         rng = np.random.default_rng((self.config.schedule.seed, 2, number))
-        return synthetic_noise(rng, 2 * self.config.network.window_samples, self.rate)
+        return synthetic_noise(rng, self._synthetic_samples, self.rate)
+
+
+def balance(rows: Sequence[Row], kind: str) -> NDArray[np.float64]:
+    """How often to draw each trace (mean 1) under `data.balance`: "none", "class", "magnitude" or "snr"."""
+    if kind == "none" or not rows:
+        return np.ones(len(rows))
+    snr = np.array([row.snr_db for row in rows])
+    if kind == "snr":
+        return augment.resampling_weights(snr)
+    if kind == "magnitude":
+        magnitude = np.array([row.magnitude for row in rows])
+        known = np.isfinite(magnitude)
+        weights = np.ones(len(rows))
+        for part, values in ((known, magnitude), (~known, snr)):
+            if part.any():
+                weights[part] = augment.resampling_weights(values[part])
+        return weights
+    classes = np.array([2 * bool(np.isfinite(row.p)) + bool(np.isfinite(row.s)) for row in rows])
+    counts = np.bincount(classes, minlength=4)
+    return np.asarray(len(rows) / np.count_nonzero(counts) / counts[classes], np.float64)
+
+
+class _Wanted(Sequence[T]):
+    """Values made when they are wanted; the last KEPT_TRACES are kept."""
+
+    def __init__(self, make: Callable[[int], T], length: int) -> None:
+        self._make, self._length = lru_cache(KEPT_TRACES)(make), length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
+        return self._make(int(number))
+
+
+def _pool(make: Callable[[int], T], length: int, lazy: bool) -> Sequence[T]:
+    return _Wanted(make, length) if lazy else [make(number) for number in range(length)]

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
-__all__ = ["Score", "TraceResult", "score"]
+__all__ = ["Score", "TraceResult", "plateau", "poisson_interval", "score"]
 
 
 class TraceResult(NamedTuple):
@@ -64,3 +65,15 @@ def _rates(counts: NDArray[np.float64]) -> tuple[float, float, float]:
     precision = right / (right + false) if right + false else 0.0
     recall = right / (right + missed) if right + missed else 0.0
     return precision, recall, 2 * right / (2 * right + false + missed) if right + false + missed else 0.0
+
+
+def plateau(values: Sequence[float]) -> int:
+    """Where the mean of three neighbours is highest: a single best value is luck on little data."""
+    padded = np.pad(np.array(values), 1, mode="edge")
+    return int(np.argmax((padded[:-2] + padded[1:-1] + padded[2:]) / 3))
+
+
+def poisson_interval(count: int) -> tuple[float, float]:
+    """The exact 95 % interval of the expected count of rare, independent things that were seen `count` times."""
+    low = float(chi2.ppf(0.025, 2 * count) / 2) if count else 0.0
+    return low, float(chi2.ppf(0.975, 2 * count + 2) / 2)

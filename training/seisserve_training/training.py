@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,16 @@ from tqdm import tqdm
 
 from seisserve.manifest import Label, Manifest, Tensor
 from seisserve.transport import FakeTransport
+from seisserve_training import fine_tuning
 from seisserve_training.config import Config
-from seisserve_training.datasets import Dataset, LabelledTrace, read_rows
+from seisserve_training.datasets import Dataset, LabelledTrace, of_split, read_rows
 from seisserve_training.examples import Examples
 from seisserve_training.models import ARCHITECTURES
 from seisserve_training.tasks.task import Pair, Task
 
 __all__ = ["History", "contract", "forget", "keras_transport", "load", "network", "train"]
 
+IN_MEMORY_BYTES = 4_000_000_000
 WARM_UP_STEPS = 200  # at most; a twentieth of a short run
 
 
@@ -55,6 +58,7 @@ def contract(config: Config) -> Manifest:
         window_samples=serving.window_samples,
         fragment_windows=serving.fragment_windows,
         hop_samples=serving.hop_samples,
+        stacking=serving.stacking,
         blinding_samples=serving.blinding_samples,
         edge_samples=serving.edge_samples,
         minimum_pick_distance_s=serving.minimum_pick_distance_s,
@@ -64,20 +68,25 @@ def contract(config: Config) -> Manifest:
     )
 
 
-def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Model:
+def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: Path = Path()) -> keras.Model:
     """Train the network and return it with its best averaged weights; go on from the last checkpoint if there is one.
 
-    folder: gets checkpoints, history.csv and history.png. traces: labelled; splits train and dev are used.
+    folder: gets checkpoints, history.csv, history.png and, if asked for, tensorboard/. traces: labelled; splits train
+    and dev are used. root: the folder that a relative `fine_tune.init_from` begins at.
     """
     keras.utils.set_random_seed(config.schedule.seed)
-    dev = [trace for trace in traces if trace.row.split == "dev"]
+    dev = of_split(traces, "dev")
     learn, manifest = ARCHITECTURES[config.network.kind].learn, contract(config)
     model = network(config)
+    if config.fine_tune:
+        fine_tuning.freeze(model, config.fine_tune.freeze)
+        if not tf.train.latest_checkpoint(str(folder / "checkpoints")):
+            tqdm.write(f"{config.fine_tune.init_from}: {fine_tuning.transfer(model, config, root)}")
     optimizer = keras.optimizers.Adam(config.schedule.learning_rate)
     optimizer.build(model.trainable_variables)
     average = [tf.Variable(weight, trainable=False) for weight in model.weights]
     state = {name: tf.Variable(value, trainable=False) for name, value in (("epoch", 0), ("best_epoch", 0))}
-    best_score = tf.Variable(-1.0, trainable=False)
+    best_score = tf.Variable(float("-inf"), trainable=False)
     best = [tf.Variable(weight, trainable=False) for weight in model.weights]
     checkpoint = tf.train.Checkpoint(
         weights=list(map(_value, model.weights)), optimizer=list(map(_value, optimizer.variables)),
@@ -108,7 +117,8 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
 
     first = int(state["epoch"])
     steps, batch = config.schedule.steps_per_epoch, config.schedule.batch_size
-    examples = Examples([trace for trace in traces if trace.row.split == "train"], config)
+    examples = Examples(of_split(traces, "train"), config)
+    board = tf.summary.create_file_writer(str(folder / "tensorboard")) if config.schedule.tensorboard else None
     stream = iter(stream_of(examples, learn, first * steps * batch))
     for epoch in range(first, config.schedule.epochs):
         if epoch - int(state["best_epoch"]) > config.schedule.patience:
@@ -130,16 +140,22 @@ def train(config: Config, folder: Path, traces: list[LabelledTrace]) -> keras.Mo
         model.set_weights(own)
         state["epoch"].assign(epoch + 1)
         manager.save()
-        record(folder, History(epoch + 1, float(np.mean(losses)), rate, scores))
+        history = History(epoch + 1, float(np.mean(losses)), rate, scores)
+        record(folder, history)
+        if board:
+            summarise(board, history)
     model.set_weights([value.numpy() for value in best])
     return model
 
 
-def load(config: Config, data_root: Path) -> list[LabelledTrace]:
-    """All traces of the train and dev splits that the configuration names, in memory."""
+def load(config: Config, data_root: Path) -> Sequence[LabelledTrace]:
+    """All traces of the train and dev splits that the configuration names, in memory or not (`data.in_memory`)."""
     rows = [row for path in config.data.paths for row in read_rows((data_root / path).resolve())]
     rows = [row for row in rows if row.split != "test"]
     data = Dataset(rows, config.sampling_rate_hz, config.components)
+    in_memory = config.data.in_memory
+    if in_memory is False or (in_memory == "auto" and data.size_bytes > IN_MEMORY_BYTES):
+        return data
     return [data.load(row) for row in tqdm(rows, desc="reading", disable=None, leave=False)]
 
 
@@ -162,10 +178,16 @@ def stream_of(examples: Examples, learn: Task, start: int) -> tf.data.Dataset:
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up, then a cosine down to zero at the last step."""
-    total = config.schedule.epochs * config.schedule.steps_per_epoch
-    warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(total // 20, 1)))
-    return config.schedule.learning_rate * warm * 0.5 * (1 + float(np.cos(np.pi * step / total)))
+    """Linear warm-up, then as `schedule.decay` says over all steps."""
+    schedule = config.schedule
+    total = schedule.epochs * schedule.steps_per_epoch
+    warm_up = min(WARM_UP_STEPS, max(total // 20, 1)) if schedule.warm_up_steps is None else schedule.warm_up_steps
+    warm = min(1.0, (step + 1) / warm_up) if warm_up else 1.0
+    if schedule.decay == "constant":
+        return schedule.learning_rate * warm
+    if schedule.decay == "exponential":
+        return schedule.learning_rate * warm * float(schedule.decay_to ** (step / total))
+    return schedule.learning_rate * warm * 0.5 * (1 + float(np.cos(np.pi * step / total)))
 
 
 def keras_transport(model: keras.Model) -> FakeTransport:
@@ -176,7 +198,8 @@ def keras_transport(model: keras.Model) -> FakeTransport:
 
 def forget(folder: Path) -> None:
     """Remove what a run has left in its folder."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for left in (folder / "checkpoints", folder / "tensorboard", *folder.glob("seed_*")):
+        shutil.rmtree(left, ignore_errors=True)
     for name in ("history.csv", "history.png"):
         (folder / name).unlink(missing_ok=True)
 
@@ -194,6 +217,16 @@ def record(folder: Path, epoch: History) -> None:
     with path.open(newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     draw(rows, folder / "history.png")
+
+
+def summarise(board: Any, epoch: History) -> None:
+    """Add an epoch to what TensorBoard shows. Its own package is not needed for that."""
+    scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR", plugin_data={"plugin_name": "scalars"})
+    dev = {f"dev/{name}": value for name, value in epoch.dev.items()}
+    with board.as_default(step=epoch.epoch):
+        for name, value in {"loss": epoch.loss, "learning_rate": epoch.learning_rate, **dev}.items():
+            tf.summary.write(name, tf.constant(value, tf.float32), metadata=scalar)
+    board.flush()
 
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:

@@ -8,9 +8,8 @@ from typing import Literal
 import click
 
 from seisserve.annotations import Annotation, to_stream
-from seisserve.cli import SOME_INPUTS_FAILED, fail
-from seisserve.commands.options import Where, client_options, inputs, reading_options, writable
-from seisserve.commands.pick import readable
+from seisserve.commands.options import Where, client_options, inputs, reading_options, verbose_option, writable
+from seisserve.commands.work import readable, report
 from seisserve.errors import UsageError, WaveformError
 
 __all__ = ["annotate"]
@@ -18,17 +17,18 @@ __all__ = ["annotate"]
 
 @click.command()
 @inputs
-@client_options
+@client_options("picking")
 @reading_options
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="miniSEED file for the curves.")
-@click.option("-v", "--verbose", is_flag=True, help="Say what is being read.")
+@verbose_option
 def annotate(
     inputs: tuple[Path, ...], where: Where, model: str, output: Path, verbose: bool, hop_samples: int | None,
     stacking: Literal["mean", "max"] | None, resampling: Literal["zero", "causal"],
 ) -> int:  # fmt: skip
     """Write the model's probability curves over waveform files as miniSEED (float32).
 
-    The channel code of a curve is the band and instrument code and the label: HHP, HHS, HHN (noise).
+    The channel code of a curve is the band and instrument code and the label's letter: HHP, HHS, HHN (noise), HHD
+    (detection).
     """
     if output.suffix.lower() not in (".mseed", ".miniseed"):
         raise UsageError(f"{output}: curves are written as miniSEED; use the suffix .mseed")
@@ -37,7 +37,7 @@ def annotate(
     found: list[Annotation] = []
     with where.client() as client:
         client.model(model)
-        for traces, errors in readable(inputs, verbose):
+        for traces, errors in readable(inputs, verbose, "annotating"):
             try:
                 found.extend(
                     client.annotate(
@@ -46,8 +46,7 @@ def annotate(
                 )
             except WaveformError as error:
                 errors.append(error)
-            for problem in errors:
-                failed = fail(str(problem), SOME_INPUTS_FAILED)
+            failed = report([], errors) or failed
     if found:
         to_stream(found).write(str(output), format="MSEED")
     click.echo(f"{len(found)} segments in {output}" if found else "no segments: nothing written", err=True)

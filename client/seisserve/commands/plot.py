@@ -1,4 +1,4 @@
-"""`seisserve plot`: waveforms, probability curves and picks as a picture."""
+"""`seisserve plot`: waveforms, probability curves, picks and detections as a picture."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from pathlib import Path
 import click
 
 from seisserve import plots
-from seisserve.cli import SOME_INPUTS_FAILED, fail
 from seisserve.commands.options import Where, client_options, inputs, thresholds, writable
-from seisserve.commands.pick import readable
+from seisserve.commands.work import readable, report
 from seisserve.errors import WaveformError
-from seisserve.picks import Pick
-from seisserve.traces import Trace
 
 __all__ = ["plot"]
 
 
 @click.command()
 @inputs
-@client_options
+@client_options("picking")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Picture: .png, .svg or .pdf.")
 @click.option("--threshold", "limits", multiple=True, metavar="[LABEL=]NUMBER", help="In place of the model's own.")
 def plot(inputs: tuple[Path, ...], where: Where, model: str, output: Path, limits: tuple[str, ...]) -> int:
-    """Draw waveforms with the model's probability curves and picks."""
+    """Draw waveforms with the model's probability curves, picks and detections."""
     plots.check_suffix(writable(output))
     failed = 0
-    traces: list[Trace] = []
-    picks: list[Pick] = []
-    curves = []
+    shown = plots.Shown([], [], [], [])
     with where.client() as client:
-        client.model(model)
-        for group, errors in readable(inputs, verbose=False):
+        manifest = client.model(model).manifest
+        limit_by_label = thresholds(limits, manifest.labels)
+        manifest.with_options(limit_by_label)  # a wrong option fails before any work
+        for group, errors in readable(inputs, verbose=False, doing="drawing"):
             try:
-                found = client.pick(group, model=model, thresholds=thresholds(limits))
-                curves.extend(client.annotate(group, model=model))
-                picks.extend(found)
-                traces.extend(group)
+                shown.annotations.extend(client.annotate(group, model=model))
+                if "picking" in manifest.tasks:
+                    shown.picks.extend(client.pick(group, model=model, thresholds=limit_by_label))
+                if "detection" in manifest.tasks:
+                    shown.detections.extend(client.detect(group, model=model, thresholds=limit_by_label))
+                shown.traces.extend(group)
             except WaveformError as error:
                 errors.append(error)
-            for problem in errors:
-                failed = fail(str(problem), SOME_INPUTS_FAILED)
-    if traces:
-        plots.save(plots.draw(traces, curves, picks), output)
-        click.echo(f"{len(picks)} picks drawn in {output}", err=True)
+            failed = report([], errors) or failed
+    if shown.traces:
+        plots.save(plots.draw(*shown), output)
+        drawn = {"picking": f"{len(shown.picks)} picks", "detection": f"{len(shown.detections)} detections"}
+        what = " and ".join(drawn[task] for task in manifest.tasks) or "curves"
+        click.echo(f"{what} drawn in {output}", err=True)
     return failed

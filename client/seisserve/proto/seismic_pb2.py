@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dseisserve/proto/seismic.proto\x12\x0cseisserve.v1\"*\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xd5\x01\n\x05Trace\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x10\x12\x18\n\x10sampling_rate_hz\x18\x03 \x01(\x01\x12\x33\n\x0bsample_type\x18\x04 \x01(\x0e\x32\x1e.seisserve.v1.Trace.SampleType\x12\x0f\n\x07samples\x18\x05 \x01(\x0c\"N\n\nSampleType\x12\x1b\n\x17SAMPLE_TYPE_UNSPECIFIED\x10\x00\x12\t\n\x05INT32\x10\x01\x12\x0b\n\x07\x46LOAT32\x10\x02\x12\x0b\n\x07\x46LOAT64\x10\x03\"B\n\tWaveforms\x12#\n\x06traces\x18\x01 \x03(\x0b\x32\x13.seisserve.v1.Trace\x12\x10\n\x08miniseed\x18\x02 \x03(\x0c\"\xb2\x01\n\x07Options\x12\x39\n\nthresholds\x18\x01 \x03(\x0b\x32%.seisserve.v1.Options.ThresholdsEntry\x12\x13\n\x0bhop_samples\x18\x02 \x01(\x05\x12\x10\n\x08stacking\x18\x03 \x01(\t\x12\x12\n\nresampling\x18\x04 \x01(\t\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x89\x01\n\x0bPickRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"\x83\x01\n\x04Pick\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0f\n\x07time_ns\x18\x03 \x01(\x10\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x12\x15\n\runcertainty_s\x18\x05 \x01(\x01\x12\x0e\n\x06snr_db\x18\x06 \x01(\x01\x12\r\n\x05\x66lags\x18\x07 \x03(\t\"\x7f\n\x0cPickResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12!\n\x05picks\x18\x02 \x03(\x0b\x32\x12.seisserve.v1.Pick\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x12\n\nprovenance\x18\x04 \x01(\t\"\x8d\x01\n\x0f\x41nnotateRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"j\n\nAnnotation\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x10\x12\x18\n\x10sampling_rate_hz\x18\x03 \x01(\x01\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0e\n\x06values\x18\x05 \x01(\x0c\"{\n\x10\x41nnotateResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12-\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32\x18.seisserve.v1.Annotation\x12\x10\n\x08warnings\x18\x03 \x03(\t\"9\n\x0fGetModelRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\"Q\n\x10GetModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12\x15\n\rmanifest_json\x18\x02 \x01(\t2\xe5\x01\n\x0eSeismicService\x12=\n\x04Pick\x12\x19.seisserve.v1.PickRequest\x1a\x1a.seisserve.v1.PickResponse\x12I\n\x08\x41nnotate\x12\x1d.seisserve.v1.AnnotateRequest\x1a\x1e.seisserve.v1.AnnotateResponse\x12I\n\x08GetModel\x12\x1d.seisserve.v1.GetModelRequest\x1a\x1e.seisserve.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dseisserve/proto/seismic.proto\x12\x0cseisserve.v1\"*\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xd5\x01\n\x05Trace\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x10\x12\x18\n\x10sampling_rate_hz\x18\x03 \x01(\x01\x12\x33\n\x0bsample_type\x18\x04 \x01(\x0e\x32\x1e.seisserve.v1.Trace.SampleType\x12\x0f\n\x07samples\x18\x05 \x01(\x0c\"N\n\nSampleType\x12\x1b\n\x17SAMPLE_TYPE_UNSPECIFIED\x10\x00\x12\t\n\x05INT32\x10\x01\x12\x0b\n\x07\x46LOAT32\x10\x02\x12\x0b\n\x07\x46LOAT64\x10\x03\"B\n\tWaveforms\x12#\n\x06traces\x18\x01 \x03(\x0b\x32\x13.seisserve.v1.Trace\x12\x10\n\x08miniseed\x18\x02 \x03(\x0c\"\xb2\x01\n\x07Options\x12\x39\n\nthresholds\x18\x01 \x03(\x0b\x32%.seisserve.v1.Options.ThresholdsEntry\x12\x13\n\x0bhop_samples\x18\x02 \x01(\x05\x12\x10\n\x08stacking\x18\x03 \x01(\t\x12\x12\n\nresampling\x18\x04 \x01(\t\x1a\x31\n\x0fThresholdsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x89\x01\n\x0bPickRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"\x83\x01\n\x04Pick\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0f\n\x07time_ns\x18\x03 \x01(\x10\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x12\x15\n\runcertainty_s\x18\x05 \x01(\x01\x12\x0e\n\x06snr_db\x18\x06 \x01(\x01\x12\r\n\x05\x66lags\x18\x07 \x03(\t\"\x7f\n\x0cPickResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12!\n\x05picks\x18\x02 \x03(\x0b\x32\x12.seisserve.v1.Pick\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x12\n\nprovenance\x18\x04 \x01(\t\"\x8b\x01\n\rDetectRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"c\n\tDetection\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x10\x12\x0e\n\x06\x65nd_ns\x18\x03 \x01(\x10\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x12\r\n\x05\x66lags\x18\x05 \x03(\t\"\x8b\x01\n\x0e\x44\x65tectResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12+\n\ndetections\x18\x02 \x03(\x0b\x32\x17.seisserve.v1.Detection\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x12\n\nprovenance\x18\x04 \x01(\t\"\x8c\x01\n\x0e\x44\x65noiseRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"\x84\x01\n\x0f\x44\x65noiseResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12#\n\x06traces\x18\x02 \x03(\x0b\x32\x13.seisserve.v1.Trace\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x12\n\nprovenance\x18\x04 \x01(\t\"\x8c\x01\n\x0eRecoverRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"\x84\x01\n\x0fRecoverResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12#\n\x06traces\x18\x02 \x03(\x0b\x32\x13.seisserve.v1.Trace\x12\x10\n\x08warnings\x18\x03 \x03(\t\x12\x12\n\nprovenance\x18\x04 \x01(\t\"\x8d\x01\n\x0f\x41nnotateRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12*\n\twaveforms\x18\x02 \x01(\x0b\x32\x17.seisserve.v1.Waveforms\x12&\n\x07options\x18\x03 \x01(\x0b\x32\x15.seisserve.v1.Options\"j\n\nAnnotation\x12\x10\n\x08trace_id\x18\x01 \x01(\t\x12\x10\n\x08start_ns\x18\x02 \x01(\x10\x12\x18\n\x10sampling_rate_hz\x18\x03 \x01(\x01\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0e\n\x06values\x18\x05 \x01(\x0c\"{\n\x10\x41nnotateResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12-\n\x0b\x61nnotations\x18\x02 \x03(\x0b\x32\x18.seisserve.v1.Annotation\x12\x10\n\x08warnings\x18\x03 \x03(\t\"9\n\x0fGetModelRequest\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\"Q\n\x10GetModelResponse\x12&\n\x05model\x18\x01 \x01(\x0b\x32\x17.seisserve.v1.ModelSpec\x12\x15\n\rmanifest_json\x18\x02 \x01(\t2\xba\x03\n\x0eSeismicService\x12=\n\x04Pick\x12\x19.seisserve.v1.PickRequest\x1a\x1a.seisserve.v1.PickResponse\x12\x43\n\x06\x44\x65tect\x12\x1b.seisserve.v1.DetectRequest\x1a\x1c.seisserve.v1.DetectResponse\x12\x46\n\x07\x44\x65noise\x12\x1c.seisserve.v1.DenoiseRequest\x1a\x1d.seisserve.v1.DenoiseResponse\x12\x46\n\x07Recover\x12\x1c.seisserve.v1.RecoverRequest\x1a\x1d.seisserve.v1.RecoverResponse\x12I\n\x08\x41nnotate\x12\x1d.seisserve.v1.AnnotateRequest\x1a\x1e.seisserve.v1.AnnotateResponse\x12I\n\x08GetModel\x12\x1d.seisserve.v1.GetModelRequest\x1a\x1e.seisserve.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,16 +51,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PICK']._serialized_end=828
   _globals['_PICKRESPONSE']._serialized_start=830
   _globals['_PICKRESPONSE']._serialized_end=957
-  _globals['_ANNOTATEREQUEST']._serialized_start=960
-  _globals['_ANNOTATEREQUEST']._serialized_end=1101
-  _globals['_ANNOTATION']._serialized_start=1103
-  _globals['_ANNOTATION']._serialized_end=1209
-  _globals['_ANNOTATERESPONSE']._serialized_start=1211
-  _globals['_ANNOTATERESPONSE']._serialized_end=1334
-  _globals['_GETMODELREQUEST']._serialized_start=1336
-  _globals['_GETMODELREQUEST']._serialized_end=1393
-  _globals['_GETMODELRESPONSE']._serialized_start=1395
-  _globals['_GETMODELRESPONSE']._serialized_end=1476
-  _globals['_SEISMICSERVICE']._serialized_start=1479
-  _globals['_SEISMICSERVICE']._serialized_end=1708
+  _globals['_DETECTREQUEST']._serialized_start=960
+  _globals['_DETECTREQUEST']._serialized_end=1099
+  _globals['_DETECTION']._serialized_start=1101
+  _globals['_DETECTION']._serialized_end=1200
+  _globals['_DETECTRESPONSE']._serialized_start=1203
+  _globals['_DETECTRESPONSE']._serialized_end=1342
+  _globals['_DENOISEREQUEST']._serialized_start=1345
+  _globals['_DENOISEREQUEST']._serialized_end=1485
+  _globals['_DENOISERESPONSE']._serialized_start=1488
+  _globals['_DENOISERESPONSE']._serialized_end=1620
+  _globals['_RECOVERREQUEST']._serialized_start=1623
+  _globals['_RECOVERREQUEST']._serialized_end=1763
+  _globals['_RECOVERRESPONSE']._serialized_start=1766
+  _globals['_RECOVERRESPONSE']._serialized_end=1898
+  _globals['_ANNOTATEREQUEST']._serialized_start=1901
+  _globals['_ANNOTATEREQUEST']._serialized_end=2042
+  _globals['_ANNOTATION']._serialized_start=2044
+  _globals['_ANNOTATION']._serialized_end=2150
+  _globals['_ANNOTATERESPONSE']._serialized_start=2152
+  _globals['_ANNOTATERESPONSE']._serialized_end=2275
+  _globals['_GETMODELREQUEST']._serialized_start=2277
+  _globals['_GETMODELREQUEST']._serialized_end=2334
+  _globals['_GETMODELRESPONSE']._serialized_start=2336
+  _globals['_GETMODELRESPONSE']._serialized_end=2417
+  _globals['_SEISMICSERVICE']._serialized_start=2420
+  _globals['_SEISMICSERVICE']._serialized_end=2862
 # @@protoc_insertion_point(module_scope)

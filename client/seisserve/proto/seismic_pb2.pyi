@@ -106,6 +106,86 @@ class PickResponse(_message.Message):
     provenance: str
     def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picks: _Optional[_Iterable[_Union[Pick, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[str] = ...) -> None: ...
 
+class DetectRequest(_message.Message):
+    __slots__ = ("model", "waveforms", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    waveforms: Waveforms
+    options: Options
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+
+class Detection(_message.Message):
+    __slots__ = ("trace_id", "start_ns", "end_ns", "probability", "flags")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    START_NS_FIELD_NUMBER: _ClassVar[int]
+    END_NS_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    trace_id: str
+    start_ns: int
+    end_ns: int
+    probability: float
+    flags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, trace_id: _Optional[str] = ..., start_ns: _Optional[int] = ..., end_ns: _Optional[int] = ..., probability: _Optional[float] = ..., flags: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DetectResponse(_message.Message):
+    __slots__ = ("model", "detections", "warnings", "provenance")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DETECTIONS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    detections: _containers.RepeatedCompositeFieldContainer[Detection]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    provenance: str
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[str] = ...) -> None: ...
+
+class DenoiseRequest(_message.Message):
+    __slots__ = ("model", "waveforms", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    waveforms: Waveforms
+    options: Options
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+
+class DenoiseResponse(_message.Message):
+    __slots__ = ("model", "traces", "warnings", "provenance")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    traces: _containers.RepeatedCompositeFieldContainer[Trace]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    provenance: str
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., traces: _Optional[_Iterable[_Union[Trace, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[str] = ...) -> None: ...
+
+class RecoverRequest(_message.Message):
+    __slots__ = ("model", "waveforms", "options")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    waveforms: Waveforms
+    options: Options
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ...) -> None: ...
+
+class RecoverResponse(_message.Message):
+    __slots__ = ("model", "traces", "warnings", "provenance")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    traces: _containers.RepeatedCompositeFieldContainer[Trace]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    provenance: str
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., traces: _Optional[_Iterable[_Union[Trace, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., provenance: _Optional[str] = ...) -> None: ...
+
 class AnnotateRequest(_message.Message):
     __slots__ = ("model", "waveforms", "options")
     MODEL_FIELD_NUMBER: _ClassVar[int]

@@ -14,10 +14,11 @@ A file that is not there raises ``FileNotFoundError``, one that is not PhaseNet 
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+
+from seisserve_export.importers.keras_hdf5 import read_variables
 
 __all__ = ["load_phasenet_keras_h5", "load_phasenet_tf1"]
 
@@ -70,20 +71,7 @@ def load_phasenet_keras_h5(path: Path) -> tf.Module:
     place of strided convolutions, 2816 output samples), whose weights happen to have the same names and shapes. The
     numbers are those of the checkpoint, bit for bit, so they belong into the network of the checkpoint.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a Keras HDF5 file")
-    variables: Variables = {}
-
-    def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):  # layer/layer/variable:0
-            variables["/".join(name.removesuffix(":0").split("/")[-2:])] = item[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.get("model_weights", file).visititems(collect)  # save() nests them, save_weights() does not
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as HDF5: {error}") from error
-    return _module(_fold_all(path, variables))
+    return _module(_fold_all(path, read_variables(path)))
 
 
 def _layers() -> list[Layer]:
@@ -137,14 +125,14 @@ def _module(folded: dict[str, tuple[Array, Array]]) -> tf.Module:
     }
 
     def serve(waveform: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probability": _phasenet(_normalise(waveform), module.weights)}
+        return {"probability": _phasenet(normalise(waveform), module.weights)}
 
     signature = [tf.TensorSpec([None, WINDOW, COMPONENTS], tf.float32, name="waveform")]
     module.serve = tf.function(serve, input_signature=signature, autograph=False)
     return module
 
 
-def _normalise(waveform: tf.Tensor) -> tf.Tensor:
+def normalise(waveform: tf.Tensor) -> tf.Tensor:
     """Mean 0 and standard deviation 1 per window and component, whatever the amplitude; exact zeros if constant.
 
     The middle of the range of a constant is that constant, which cannot be said of its mean in float32. Scaling by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import keras
@@ -28,6 +29,7 @@ class Serving(NamedTuple):
     blinding_samples: int = 0
     edge_samples: int = 100
     minimum_pick_distance_s: float = 0.5
+    stacking: Literal["mean", "max"] = "mean"
 
 
 class Architecture(NamedTuple):
@@ -35,6 +37,7 @@ class Architecture(NamedTuple):
 
     build: the Keras model for a configuration's `network` and a number of components, with fresh weights; its input is
     `waveform` [n, samples, components] in raw counts. serve: how its bundle is read. learn: its examples, loss, scores.
+    published: copies the weights of a published file into the built model, where that can be done.
     """
 
     task: Literal["picking", "detection", "denoising", "recovery"]
@@ -42,3 +45,4 @@ class Architecture(NamedTuple):
     build: Callable[[Network, int], keras.Model]
     serve: Callable[[Network, int], Serving]
     learn: Task
+    published: Callable[[keras.Model, Path], None] | None = None

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["Standardise", "StandardiseLocally"]
+__all__ = ["Deviation", "Standardise", "StandardiseLocally"]
 
 
 @keras.saving.register_keras_serializable("seisserve")
@@ -28,6 +28,23 @@ class Standardise(keras.layers.Layer):
         x = x - ops.mean(x, axis=2, keepdims=True)
         x = _over(x, ops.sqrt(ops.mean(ops.square(x), axis=2, keepdims=True)))
         return ops.transpose(x, (0, 2, 1))
+
+
+@keras.saving.register_keras_serializable("seisserve")
+class Deviation(keras.layers.Layer):
+    """The standard deviation of each component of each window, which Standardise divides by: it undoes that division.
+
+    Input [n, samples, components], output [n, 1, components]; zero for a constant component.
+    """
+
+    def call(self, waveform):  # type: ignore[no-untyped-def]
+        """[n, samples, components] -> [n, 1, components]"""
+        x = ops.transpose(waveform, (0, 2, 1))
+        high, low = ops.max(x, axis=2, keepdims=True) / 2, ops.min(x, axis=2, keepdims=True) / 2
+        x = _over(x - (high + low), high - low)
+        x = x - ops.mean(x, axis=2, keepdims=True)
+        deviation = ops.sqrt(ops.mean(ops.square(x), axis=2, keepdims=True)) * (high - low)
+        return ops.transpose(deviation, (0, 2, 1))
 
 
 @keras.saving.register_keras_serializable("seisserve")

@@ -14,7 +14,7 @@ from seisserve_training.models.architecture import Architecture, Serving
 from seisserve_training.models.layers import Standardise
 from seisserve_training.tasks.phases import PHASE_PICKING
 
-__all__ = ["CITATION", "PHASENET", "body", "phasenet"]
+__all__ = ["CITATION", "PHASENET", "body", "features", "phasenet"]
 
 CITATION = "Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423"
 DEPTH, STRIDE, KERNEL = 5, 4, 7
@@ -33,7 +33,13 @@ def phasenet(components: int = 3, classes: int = 3, filters: int = 8, dropout: f
 
 
 def body(x: Any, classes: int, filters: int, dropout: float) -> Any:
-    """The network behind the normalisation: [n, 1, samples, components] -> [n, samples, classes].
+    """The network behind the normalisation: [n, 1, samples, components] -> [n, samples, classes]."""
+    x = layers.Conv2D(classes, 1, name="logits")(features(x, filters, dropout))
+    return layers.Softmax(name="softmax")(ops.squeeze(x, 1))
+
+
+def features(x: Any, filters: int, dropout: float) -> Any:
+    """The U-Net without its last layer: [n, 1, samples, channels] -> [n, 1, samples, filters].
 
     Convolutions are two-dimensional of height one: runtimes have their fast kernels there.
     """
@@ -48,8 +54,7 @@ def body(x: Any, classes: int, filters: int, dropout: float) -> Any:
         x = _up(x, filters << level, f"up{level}", dropout)
         x = layers.Concatenate(name=f"skip{level}")([skips[level], x])
         x = _conv(x, filters << level, f"join{level}", dropout=dropout)
-    x = layers.Conv2D(classes, 1, name="logits")(x)
-    return layers.Softmax(name="softmax")(ops.squeeze(x, 1))
+    return x
 
 
 def _conv(x: Any, filters: int, name: str, stride: int = 1, dropout: float = 0.0) -> Any:

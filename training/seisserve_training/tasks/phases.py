@@ -21,8 +21,8 @@ __all__ = ["PHASE_PICKING", "phase_scores"]
 
 def pair(examples: Examples, rng: np.random.Generator) -> Pair:
     """float32 [samples, components] and [samples, 4]: N, P, S, and where the labels are sure."""
-    example = examples.labelled_window(rng)
-    return example.waveform, target(example, examples.config.label_sigma_s * examples.rate)
+    example, config = examples.labelled_window(rng), examples.config
+    return example.waveform, target(example, config.label_sigma_s * examples.rate, config.label_shape)
 
 
 def cross_entropy(probability: Any, target: Any) -> Any:
