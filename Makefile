@@ -31,21 +31,22 @@ proto:
 	$(VENV)-proto/bin/python -m pip install --quiet "grpcio-tools==1.76.0"
 	cd client && ../$(VENV)-proto/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. seisserve/proto/*.proto
 
-# The shipped models, trained anew (about two hours) and exported.
+# The shipped models by task; make models trains them anew (about three hours on two cores) and exports them.
+PICKING ?= onset phasenet eqtransformer basicphaseae gpd deepphasepick
+DETECTION ?= eqtransformer cred
+DENOISING ?= deepdenoiser dncnn
+RECOVERY ?= recovery
+MODELS = $(sort $(PICKING) $(DETECTION) $(DENOISING) $(RECOVERY))
 models: setup
-	$(BIN)/seisserve train configs/phasenet.toml -o runs/phasenet
-	$(BIN)/seisserve export runs/phasenet/bundle -o models/phasenet/1 --force
-	$(BIN)/seisserve train configs/onset.toml -o runs/onset
-	$(BIN)/seisserve export runs/onset/bundle -o models/onset/1 --force
+	for model in $(MODELS); do \
+	  $(BIN)/seisserve train configs/$$model.toml -o runs/$$model && \
+	  $(BIN)/seisserve export runs/$$model/bundle -o models/$$model/1 --force || exit 1; \
+	done
 
 # The accuracy tables in docs/tables and in the shipped cards, of all models of each task beside its baselines; DATA is
 # the folder with waveforms/ and weights/. Every model is scored on test once, when it is final: SPLITS=dev until then.
 DATA ?= ../shared/data
 SPLITS ?= dev test
-PICKING ?= phasenet onset
-DETECTION ?=
-DENOISING ?=
-RECOVERY ?=
 accuracy: setup
 	$(BIN)/seisserve import phasenet-tf1 $(DATA)/weights/phasenet_original_tf1 -o runs/published/phasenet_original/1 --force
 	for split in $(SPLITS); do \
@@ -54,7 +55,7 @@ accuracy: setup
 	  $(call tables,denoising,$(DENOISING)) && \
 	  $(call tables,recovery,$(RECOVERY)) || exit 1; \
 	done
-	for model in $(PICKING) $(DETECTION) $(DENOISING) $(RECOVERY); do $(BIN)/seisserve card models/$$model/1 || exit 1; done
+	for model in $(MODELS); do $(BIN)/seisserve card models/$$model/1 || exit 1; done
 # A table of one task and split: task, shipped models (none: no table), what stands beside them.
 tables = { [ -z "$(strip $(2))" ] || $(BIN)/seisserve evaluate --task $(1) $(2) $(3) $(DATA)/waveforms --split $$split \
   --write -o docs/tables/$(1)_$$split.md; }

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from seisserve import manifest as manifests
@@ -36,13 +37,27 @@ class Bundle(NamedTuple):
         path = self.folder / artifact.file
         return (path / "saved_model.pb" if artifact.format == "saved_model" else path).is_file()
 
-    def artifact(self, *formats: str) -> tuple[Artifact, Path]:
-        """The first artifact of these formats that is here. Raises BundleError if none is."""
-        for wanted in formats:
-            for artifact in self.manifest.artifacts.values():
-                if artifact.format == wanted and self.has(artifact):
-                    return artifact, self.folder / artifact.file
-        raise BundleError(f"{self.folder} has no {' or '.join(formats)} artifact")
+    def artifact(self, format: str, precision: str = "float32") -> tuple[Artifact, Path]:
+        """The artifact of that format and precision; `best` is the fastest, as the gate measured them. Raises
+        BundleError that lists what is here if there is none."""
+        here = [artifact for artifact in self.manifest.artifacts.values() if self.has(artifact)]
+        fitting = [item for item in here if item.format == format and precision in (item.precision, "best")]
+        if not fitting:
+            wanted = f"{format} artifact" if precision == "best" else f"{format} artifact of precision {precision}"
+            there = ", ".join(f"{item.file if item.file != '.' else item.format} ({item.precision})" for item in here)
+            raise BundleError(f"{self.folder} has no {wanted}; there is {there or 'none'}")
+        # Where nothing was measured float32 goes first.
+        chosen = max(fitting, key=lambda item: (item.windows_per_second or 0.0, item.precision == "float32"))
+        return chosen, self.folder / chosen.file
+
+    def at(self, format: str, precision: str) -> Bundle:
+        """This bundle; at another precision than float32 its manifest lists the artifact that this means, and no other.
+        Raises BundleError."""
+        chosen, _ = self.artifact(format, precision)
+        if chosen.precision == "float32":
+            return self
+        only = {name: item for name, item in self.manifest.artifacts.items() if item == chosen}
+        return self._replace(manifest=replace(self.manifest, artifacts=only))
 
 
 def shipped() -> Path:

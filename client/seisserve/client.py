@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from seisserve import bundle, pipeline, runtime
 from seisserve import restoration as restorations
+from seisserve import tuned as tuning
 from seisserve.annotations import Annotation, from_curve
 from seisserve.errors import BundleError, UsageError, WaveformError
 from seisserve.manifest import Manifest, Task, check_task
 from seisserve.resample import Phase
 from seisserve.restoration import Restoration
+from seisserve.runtimes.setup import checked_precision
 from seisserve.segments import by_instrument
 from seisserve.tables import Detections, Picks
-from seisserve.traces import Trace, is_stream, to_obspy, to_traces
+from seisserve.traces import Trace, handed_over, is_stream, to_obspy, to_traces
 from seisserve.transport import Transport
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_MODELS", "Client", "Model"]
 
 DEFAULT_MODELS: dict[Task, str] = {
-    "picking": "phasenet", "detection": "eqtransformer", "denoising": "deepdenoiser", "recovery": "recovery",
+    "picking": "onset", "detection": "eqtransformer", "denoising": "deepdenoiser", "recovery": "recovery",
 }  # fmt: skip
 OnError = Literal["raise", "skip"]
 
@@ -45,8 +47,11 @@ class Client:
     """Picks, detections, curves and restored waveforms from waveforms.
 
     server: HOST:PORT of a seisserve server; without one the models run in this process (extra `edge`).
-    repository: folder of models for use in this process; by default the models that come with seisserve.
-    threads: models that run at once in this process, by default one for each processor. timeout_s: for each call.
+    The rest is for use in this process. repository: folder of models, by default those that come with seisserve.
+    runtime: onnxruntime (the default), openvino or tensorflow; threads: calls that run at once, by default one for each
+    processor; precision: float32 (the default), int8, float16, weights8 or best; providers: of onnxruntime, by
+    preference (tensorrt, cuda, openvino, cpu). Where none of these four is given and `tuned` is true, what `seisserve
+    tune` chose for the model on this machine holds. timeout_s: for each call to a server.
     A client may be shared by threads; close it, or use it in a `with` statement.
     """
 
@@ -55,8 +60,11 @@ class Client:
         server: str | None = None,
         *,
         repository: str | Path | None = None,
-        runtime: str = "onnxruntime",
+        runtime: str | None = None,
         threads: int | None = None,
+        precision: str | None = None,
+        providers: Iterable[str] | None = None,
+        tuned: bool = True,
         timeout_s: float = 60.0,
     ) -> None:
         if server is not None and repository is not None:
@@ -64,7 +72,12 @@ class Client:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}; it must be at least 1")
         self._repository = None if repository is None else Path(repository)
-        self._runtime, self._threads = runtime, threads
+        if precision is not None:
+            checked_precision(precision)
+        options = (runtime, threads, precision, None if providers is None else tuple(providers))
+        if server is not None and any(option is not None for option in options[2:]):
+            raise UsageError("precision and providers are for models in this process; a server has its own")
+        self._options, self._tuned = options, tuned
         self._models: dict[str, Model] = {}
         self._remote: Remote | None = None
         if server is not None:
@@ -118,7 +131,7 @@ class Client:
         manifest = chosen.manifest.with_options(thresholds, hop_samples, stacking)
         picks = Picks([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
 
-        def work(traces: list[Trace]) -> None:
+        def work(traces: Iterable[Trace]) -> None:
             result = pipeline.pick(traces, manifest, chosen.transport, phase=resampling)
             picks.extend(result.picks)
             picks.warnings.extend(result.warnings)
@@ -145,7 +158,7 @@ class Client:
         manifest = chosen.manifest.with_options(thresholds, hop_samples, stacking)
         detections = Detections([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
 
-        def work(traces: list[Trace]) -> None:
+        def work(traces: Iterable[Trace]) -> None:
             result = pipeline.detect(traces, manifest, chosen.transport, phase=resampling)
             detections.extend(result.detections)
             detections.warnings.extend(result.warnings)
@@ -207,7 +220,7 @@ class Client:
         manifest = chosen.manifest.with_options(None, hop_samples)
         made = Restoration([], manifest.name, chosen.version, pipeline.provenance(manifest, resampling))
 
-        def work(traces: list[Trace]) -> None:
+        def work(traces: Iterable[Trace]) -> None:
             restored, warnings = restorations.restore(traces, manifest, chosen.transport, phase=resampling)
             made.extend(restored)
             made.warnings.extend(warnings)
@@ -229,7 +242,7 @@ class Client:
         manifest = chosen.manifest.with_options(None, hop_samples, stacking)
         found: list[Annotation] = []
 
-        def work(traces: list[Trace]) -> None:
+        def work(traces: Iterable[Trace]) -> None:
             curve, _ = pipeline.annotate(traces, manifest, chosen.transport, phase=resampling)
             found.extend(from_curve(curve))
 
@@ -253,19 +266,21 @@ class Client:
             remote = self._remote.model(model)
             return Model(remote.version, remote.manifest, GrpcTransport(self._remote, remote.version))
         found = bundle.find(model, self._repository)
-        return Model(found.version, found.manifest, runtime.load(found, self._runtime, self._threads))
+        setup = tuning.setup_for(found, *self._options, use_tuned=self._tuned)
+        return Model(found.version, *runtime.prepare(found, setup))
 
 
 def _each_instrument(
-    waveforms: Stream | Iterable[Trace], work: Callable[[list[Trace]], None], on_error: OnError
+    waveforms: Stream | Iterable[Trace], work: Callable[[Iterable[Trace]], None], on_error: OnError
 ) -> list[WaveformError]:
     """Do the work for the traces of each instrument; the errors of those that were skipped."""
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
     errors: list[WaveformError] = []
-    for traces in by_instrument(to_traces(waveforms)).values():
+    instruments = by_instrument(to_traces(waveforms))
+    for name in list(instruments):
         try:
-            work(traces)
+            work(handed_over(instruments.pop(name)))
         except WaveformError as error:
             if on_error == "raise":
                 raise

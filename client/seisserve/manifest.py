@@ -77,25 +77,27 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if not self.calibration:
             return height
         heights, shares = zip(*self.calibration, strict=True)
-        return float(np.interp(height, heights, shares))
+        return float(np.float32(np.interp(height, heights, shares)))  # what a message or a table holds, too
 
 
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One form of the network: a file (or the SavedModel's files), its digest, and what the gate measured on it.
 
     parity: figures against the SavedModel on the same windows (largest differences, share of picks matched,
-    residuals in samples). windows_per_second: of one thread on `processor`.
+    residuals in samples). windows_per_second: of one thread on `processor`. edge_only: slower than float32 there, so
+    only for where its size matters or other processors run it.
     """
 
     file: str
     format: Literal["saved_model", "onnx"]
-    precision: Literal["float32", "float16", "int8"] = "float32"
+    precision: Literal["float32", "float16", "int8", "weights8"] = "float32"
     opset: int | None = None
     sha256: str
     size_bytes: int
     parity: dict[str, float] = {}
     windows_per_second: float | None = None
     processor: str | None = None
+    edge_only: bool = False
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

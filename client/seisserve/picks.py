@@ -16,6 +16,7 @@ __all__ = ["Pick", "extract"]
 
 NOISE_S, GUARD_S, SIGNAL_S = 5.0, 0.2, 2.0  # before the pick, left out, after the pick: what the SNR is taken from
 HALF_MAXIMUM_TO_SIGMA = 2.3548
+WIDTH_REACH = 300  # samples on either side in which the width of a peak is looked for
 
 
 class Pick(NamedTuple):
@@ -102,9 +103,9 @@ def _vertex(values: NDArray[np.float32], peak: int) -> float:
 
 def _half_width(values: NDArray[np.float32], peak: int) -> float:
     """Half of the full width at half the peak's height, in samples."""
-    half, reach = values[peak] / 2, 300
-    after = values[peak : peak + reach] < half
-    before = values[max(peak - reach, 0) : peak + 1][::-1] < half
+    half = values[peak] / 2
+    after = values[peak : peak + WIDTH_REACH] < half
+    before = values[max(peak - WIDTH_REACH, 0) : peak + 1][::-1] < half
     sides = [float(np.argmax(side)) if side.any() else float(len(side)) for side in (before, after)]
     return sum(sides) / 2
 

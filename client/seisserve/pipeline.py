@@ -16,9 +16,11 @@ from seisserve._version import __version__
 from seisserve.detections import Detection, extract_detections
 from seisserve.errors import UsageError
 from seisserve.manifest import Manifest
+from seisserve.memory import LONG, give_back
 from seisserve.picks import Pick, extract
+from seisserve.pieces import Piece, groups, pieces
 from seisserve.resample import Phase
-from seisserve.segments import segments
+from seisserve.segments import Segment, segments
 from seisserve.traces import Trace
 from seisserve.transport import Transport
 from seisserve.windows import Curve, Windows, cut, stack
@@ -42,14 +44,20 @@ class Detected(NamedTuple):
 
 def pick(traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero") -> Result:
     """Picks from the traces of one instrument (one NET.STA.LOC.BI). Raises WaveformError."""
-    curve, warnings = annotate(traces, model, transport, phase=phase)
-    return Result(extract(curve, model), warnings)
+    parts, warnings = _parts(traces, model, phase)
+    picks: list[Pick] = []
+    for piece in _pieces(parts, model, transport):
+        picks += piece.own(extract(piece.curve, model))
+    return Result(sorted(picks, key=lambda pick: (pick.time_ns, pick.phase)), warnings)
 
 
 def detect(traces: Iterable[Trace], model: Manifest, transport: Transport, *, phase: Phase = "zero") -> Detected:
     """Detections from the traces of one instrument. Raises WaveformError."""
-    curve, warnings = annotate(traces, model, transport, phase=phase)
-    return Detected(extract_detections(curve, model), warnings)
+    parts, warnings = _parts(traces, model, phase)
+    detections: list[Detection] = []
+    for piece in _pieces(parts, model, transport):
+        detections += piece.own(extract_detections(piece.curve, model))
+    return Detected(detections, warnings)
 
 
 def annotate(
@@ -57,13 +65,27 @@ def annotate(
 ) -> tuple[Curve, list[str]]:
     """The probability curve over every sample of one instrument, and warnings. Raises WaveformError, and UsageError for
     a model that gives no probabilities."""
+    parts, warnings = _parts(traces, model, phase)
+    windows = cut(parts, model)
+    return stack(windows, predict(windows, model, transport), model), warnings
+
+
+def _parts(traces: Iterable[Trace], model: Manifest, phase: Phase) -> tuple[list[Segment], list[str]]:
     if model.gives_waveforms:
         raise UsageError(
             f"model {model.name!r} is for {model.task}: it gives waveforms, and no curves to annotate with"
         )
     parts, warnings = segments(traces, model.sampling_rate_hz, model.components, phase)
-    windows = cut(parts, model)
-    return stack(windows, predict(windows, model, transport), model), warnings
+    if sum(part.samples.size for part in parts) > LONG:
+        give_back()
+    return parts, warnings
+
+
+def _pieces(parts: list[Segment], model: Manifest, transport: Transport) -> Iterator[Piece]:
+    """The curve over all segments, a part at a time."""
+    for group in groups(parts):
+        windows = cut(group, model)
+        yield from pieces(windows, predict(windows, model, transport), model)
 
 
 def predict(
@@ -71,17 +93,18 @@ def predict(
 ) -> Iterator[NDArray[np.float32]]:
     """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and no more waiting."""
     name, output = model.input.name, model.output.name
+    batches = windows.batches(batch, transport.batch_samples)
 
     def call(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return transport.predict(model, {name: inputs})[output]
 
     if transport.lanes == 1:
-        yield from map(call, windows.batches(batch))
+        yield from map(call, batches)
         return
     with ThreadPoolExecutor(transport.lanes, thread_name_prefix="predict") as pool:
         waiting: deque[Future[NDArray[np.float32]]] = deque()
         try:
-            for inputs in windows.batches(batch):
+            for inputs in batches:
                 waiting.append(pool.submit(call, inputs))
                 if len(waiting) > transport.lanes:
                     yield waiting.popleft().result()
@@ -97,5 +120,8 @@ def provenance(model: Manifest, phase: Phase = "zero") -> str:
     bare = msgspec.structs.replace(model, metrics=(), false_picks_per_hour={}, training=None, artifacts={}, figures=())
     reading = msgspec.to_builtins(bare)
     del reading["figures"]
-    weights = sorted(artifact.sha256 for artifact in model.artifacts.values() if artifact.precision == "float32")
+    there = model.artifacts.values()
+    float32 = [artifact.sha256 for artifact in there if artifact.precision == "float32"]
+    # A model that runs at another precision lists the artifact that does so, and no other (`runtime.prepare`).
+    weights = sorted(float32 or [artifact.sha256 for artifact in there])
     return hashlib.sha256(msgspec.json.encode([reading, weights, phase, __version__])).hexdigest()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seisserve.errors import WaveformError
 from seisserve.extras import need
+from seisserve.memory import LONG, give_back
 from seisserve.segments import by_instrument
 from seisserve.traces import Trace, check, from_stream
 
@@ -75,6 +76,9 @@ def read_file(path: Path) -> tuple[list[Trace], list[WaveformError]]:
             traces.extend([check(trace) for trace in instrument])
         except WaveformError as error:
             problems.append(WaveformError(f"{path}: {error}"))
+    del stream
+    if sum(len(trace.samples) for trace in traces) > LONG:
+        give_back()
     return traces, problems
 
 

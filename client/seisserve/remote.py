@@ -15,6 +15,7 @@ from seisserve.proto import seismic_pb2 as seismic
 from seisserve.proto import tensorflow_serving_wire_pb2 as serving
 from seisserve.tensors import to_array, to_proto
 from seisserve.transport import Arrays
+from seisserve.windows import BATCH_SAMPLES
 
 __all__ = ["MAX_MESSAGE", "GrpcTransport", "Remote", "split_model"]
 
@@ -91,7 +92,7 @@ class GrpcTransport:
     """One version of a model on a server."""
 
     def __init__(self, remote: Remote, version: int, lanes: int = 4) -> None:
-        self.remote, self.version, self.lanes = remote, version, lanes
+        self.remote, self.version, self.lanes, self.batch_samples = remote, version, lanes, BATCH_SAMPLES
 
     def predict(self, model: Manifest, inputs: Arrays) -> Arrays:
         """Outputs by name, from the server's PredictionService."""

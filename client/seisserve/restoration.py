@@ -70,7 +70,8 @@ def restore(
     windows = cut(parts, model)
     outputs = predict(windows, model, transport)
     if model.task == "recovery":
-        changes = overlap(windows, _changes(outputs, windows.batches()), model, np.float64)
+        inputs = windows.batches(samples=transport.batch_samples)
+        changes = overlap(windows, _changes(outputs, inputs), model, np.float64)
         samples = windows.samples + changes.T
     else:
         signal = overlap(windows, (batch.astype(np.float64) for batch in outputs), model, np.float64)

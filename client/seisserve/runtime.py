@@ -1,110 +1,80 @@
-"""Runtimes: transports that run an artifact of a bundle in this process."""
+"""Running models in this process: the runtimes by name, and models loaded and proven on them."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from seisserve.bundle import Bundle, check_digest, golden
+from seisserve.bundle import Bundle, golden
 from seisserve.errors import BundleError, UsageError
-from seisserve.extras import need
-from seisserve.manifest import Manifest
-from seisserve.transport import Arrays, Transport
+from seisserve.manifest import Artifact, Manifest
+from seisserve.runtimes.onnx import OnnxRuntime, onnxruntime_errors
+from seisserve.runtimes.openvino import OpenVinoRuntime
+from seisserve.runtimes.setup import Setup, processors
+from seisserve.runtimes.tensorflow import TensorFlowRuntime
+from seisserve.transport import Transport
+from seisserve.windows import BATCH_SAMPLES
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+__all__ = [
+    "RUNTIMES", "OnnxRuntime", "TensorFlowRuntime", "golden_error", "golden_tolerance", "installed", "load",
+    "onnxruntime_errors", "prepare", "processors",
+]  # fmt: skip
 
-__all__ = ["OnnxRuntime", "TensorFlowRuntime", "golden_error", "installed", "load", "onnxruntime_errors", "processors"]
-
-
-class OnnxRuntime:
-    """An ONNX file on onnxruntime: each call on the thread that makes it, `lanes` calls at once.
-
-    Calls side by side are faster than one call with many threads, and a window's result then does not depend on how
-    many others are computed with it or beside it.
-    """
-
-    def __init__(self, bundle: Bundle, lanes: int) -> None:
-        artifact, path = bundle.artifact("onnx")
-        check_digest(artifact, path)
-        ort = need("onnxruntime", "edge")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session: InferenceSession = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except onnxruntime_errors() as error:
-            raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
-        self.lanes = lanes
-        self._outputs = {output.name: bundle.manifest.onnx_output(output.name) for output in bundle.manifest.outputs}
-        missing = set(self._outputs.values()) - {output.name for output in self._session.get_outputs()}
-        if missing:
-            raise BundleError(f"{path} has no output {', '.join(sorted(missing))}, which the manifest lists")
-        self._free = threading.BoundedSemaphore(lanes)
-
-    def predict(self, model: Manifest, inputs: Arrays) -> Arrays:
-        """Outputs by name; waits while all lanes are taken."""
-        with self._free:
-            found = self._session.run(list(self._outputs.values()), dict(inputs))
-        return dict(zip(self._outputs, found, strict=True))
-
-
-def onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """Everything that onnxruntime raises: its exceptions have no common base of their own."""
-    state = need("onnxruntime", "edge").capi.onnxruntime_pybind11_state
-    return tuple(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception))
-
-
-class TensorFlowRuntime:
-    """A SavedModel on TensorFlow, which brings its own threads. Windows shorter than `window_samples` go through the
-    signature `fragment`."""
-
-    def __init__(self, bundle: Bundle, lanes: int = 1) -> None:
-        artifact, path = bundle.artifact("saved_model")
-        check_digest(artifact, path)
-        tf = need("tensorflow", "tensorflow")
-        self.lanes = 1
-        self._model = tf.saved_model.load(str(path))
-        self._constant = tf.constant
-
-    def predict(self, model: Manifest, inputs: Arrays) -> Arrays:
-        """Outputs by name."""
-        whole = inputs[model.input.name].shape[1] == model.window_samples
-        signature = self._model.signatures["serving_default" if whole else "fragment"]
-        outputs: Mapping[str, Callable[[], NDArray[np.float32]]] = signature(
-            **{name: self._constant(value) for name, value in inputs.items()}
-        )
-        return {name: np.asarray(value) for name, value in outputs.items()}
-
-
-RUNTIMES: dict[str, type[OnnxRuntime] | type[TensorFlowRuntime]] = {
+Kind = type[OnnxRuntime] | type[OpenVinoRuntime] | type[TensorFlowRuntime]
+# By name, which is that of the package it needs.
+RUNTIMES: dict[str, Kind] = {
     "onnxruntime": OnnxRuntime,
+    "openvino": OpenVinoRuntime,
     "tensorflow": TensorFlowRuntime,
 }
 
 
-def load(bundle: Bundle, runtime: str = "onnxruntime", lanes: int | None = None) -> Transport:
+def load(
+    bundle: Bundle,
+    runtime: str = "onnxruntime",
+    lanes: int | None = None,
+    precision: str = "float32",
+    providers: tuple[str, ...] = ("cpu",),
+    batch_samples: int = BATCH_SAMPLES,
+) -> Transport:
     """The bundle's network, ready to run and proven: it has the manifest's digest and gives the golden outputs.
 
-    lanes: calls at once, by default one for each processor. Raises BundleError, UsageError.
+    Options as in `Setup`. Raises BundleError, UsageError.
     """
+    chosen, wanted = _kind(runtime, providers), lanes or processors()
+    loaded: Transport
+    if chosen is OnnxRuntime:
+        loaded = OnnxRuntime(bundle, wanted, precision, providers, batch_samples)
+    else:
+        loaded = chosen(bundle, wanted, precision, batch_samples=batch_samples)
+    artifact, path = bundle.artifact(chosen.format, precision)
+    error, tolerance = golden_error(bundle, loaded), golden_tolerance(bundle.manifest, artifact)
+    if not error <= tolerance:
+        raise BundleError(f"{path}: golden outputs differ by {error:.2g} on {runtime}, tolerance {tolerance:.2g}")
+    return loaded
+
+
+def prepare(bundle: Bundle, setup: Setup) -> tuple[Manifest, Transport]:
+    """The network, loaded and proven, and its manifest for that: at another precision than float32 the manifest lists
+    the artifact that runs and no other, so that the results' provenance tells it apart. Raises as `load`."""
+    chosen = bundle.at(_kind(setup.runtime, setup.providers).format, setup.precision)
+    return chosen.manifest, load(chosen, *setup)
+
+
+def _kind(runtime: str, providers: tuple[str, ...]) -> Kind:
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
-    loaded = RUNTIMES[runtime](bundle, lanes or processors())
-    error = golden_error(bundle, loaded)
-    if not error <= bundle.manifest.golden_tolerance:
-        raise BundleError(
-            f"{bundle.folder}: golden outputs differ by {error:.2g}, tolerance {bundle.manifest.golden_tolerance:.2g}"
-        )
-    return loaded
+    if runtime != "onnxruntime" and providers != ("cpu",):
+        raise UsageError(f"providers are onnxruntime's; runtime {runtime!r} has none")
+    return RUNTIMES[runtime]
+
+
+def golden_tolerance(model: Manifest, artifact: Artifact) -> float:
+    """How far an artifact may be from the golden outputs: as far as the manifest says; at other precisions than float32
+    twice as far as the gate found it to be, since processors round whole numbers differently."""
+    measured = artifact.parity.get("max_relative" if model.gives_waveforms else "max_abs", 0.0)
+    return max(model.golden_tolerance, 0.0 if artifact.precision == "float32" else 2 * measured)
 
 
 def golden_error(bundle: Bundle, runtime: Transport) -> float:
@@ -126,8 +96,3 @@ def golden_error(bundle: Bundle, runtime: Transport) -> float:
 def installed(runtime: str) -> bool:
     """Whether the package that a runtime needs is there."""
     return find_spec(runtime) is not None
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -78,17 +78,25 @@ def segments(
     check_phase(phase)
     warnings: list[str] = []
     slots: list[list[_Run]] = []
+    name, channels = _by_code(traces)
+    codes = set(channels)
+    used = slot_codes((channel[0] for channel in channels.values()), components)
+    # What has been copied is let go at once: the samples of a record are many, and should not be there twice.
+    for code in used:
+        slots.append(_runs(channels.pop(code), sampling_rate_hz, phase, warnings) if code else [])
+    for code in sorted(codes - set(used)):
+        warnings.append(f"{name}{code}: component not used (the model takes {components}, this one has no slot left)")
+    return _join(name, slots, sampling_rate_hz), warnings
+
+
+def _by_code(traces: Iterable[Trace]) -> tuple[str, dict[str, list[Trace]]]:
+    """NET.STA.LOC.BI, and the traces by the last letter of their channel code."""
     channels: dict[str, list[Trace]] = defaultdict(list)
     name = ""
     for trace in map(check, traces):
         channels[trace.id[-1]].append(trace)
         name = trace.id[:-1]
-    used = slot_codes((channel[0] for channel in channels.values()), components)
-    for code in used:
-        slots.append(_runs(channels[code], sampling_rate_hz, phase, warnings) if code else [])
-    for code in sorted(set(channels) - set(used)):
-        warnings.append(f"{name}{code}: component not used (the model takes {components}, this one has no slot left)")
-    return _join(name, slots, sampling_rate_hz), warnings
+    return name, channels
 
 
 def _runs(traces: list[Trace], target_hz: float, phase: Phase, warnings: list[str]) -> list[_Run]:
@@ -168,29 +176,33 @@ def _join_pieces(pieces: list[_Run], name: str, rate_hz: float, warnings: list[s
 
 
 def _join(name: str, slots: list[list[_Run]], rate_hz: float) -> list[Segment]:
-    """Segments from the runs of each component: cut wherever a component comes or goes."""
+    """Segments from the runs of each component: cut wherever a component comes or goes. Empties the lists of runs."""
     bounds = np.unique([edge for runs in slots for run in runs for edge in (run.grid_index, run.end)])
     covering = [_covering(runs, bounds[:-1]) for runs in slots]
     dtype = np.result_type(*(run.samples.dtype for runs in slots for run in runs)) if len(bounds) else np.float64
-    found = []
+    found, places = [], []
     for begin, end, *here in zip(bounds[:-1].tolist(), bounds[1:].tolist(), *covering, strict=True):
-        alive = [run for run in here if run is not None]
-        if not alive:
-            continue
-        samples = np.zeros((len(slots), end - begin), dtype)
-        for row, run in zip(samples, here, strict=True):
-            if run is not None:
-                row[:] = run.samples[begin - run.grid_index : end - run.grid_index]
-        live = tuple(run is not None for run in here)
-        found.append(Segment(name, begin, alive[0].offset_ns, rate_hz, samples, live))
+        offsets = [runs[k].offset_ns for runs, k in zip(slots, here, strict=True) if k is not None]
+        if offsets:
+            samples = np.zeros((len(slots), end - begin), dtype)
+            live = tuple(k is not None for k in here)
+            found.append(Segment(name, begin, offsets[0], rate_hz, samples, live))
+            places.append(here)
+    for row, runs in enumerate(slots):  # component after component, so that its runs can go when they have been copied
+        for segment, here in zip(found, places, strict=True):
+            if here[row] is not None:
+                run = runs[here[row]]
+                begin = segment.grid_index - run.grid_index
+                segment.samples[row] = run.samples[begin : begin + segment.samples.shape[1]]
+        runs.clear()
     return found
 
 
-def _covering(runs: list[_Run], begins: NDArray[np.int64]) -> list[_Run | None]:
-    """For each stretch that begins there, the run that covers it."""
+def _covering(runs: list[_Run], begins: NDArray[np.int64]) -> list[int | None]:
+    """For each stretch that begins there, the number of the run that covers it."""
     if not runs:
         return [None] * len(begins)
     starts, ends = (np.array(edges) for edges in zip(*((run.grid_index, run.end) for run in runs), strict=True))
     position = np.searchsorted(starts, begins, side="right") - 1
     covered = (position >= 0) & (begins < ends[position])
-    return [runs[k] if yes else None for k, yes in zip(position.tolist(), covered.tolist(), strict=True)]
+    return [k if yes else None for k, yes in zip(position.tolist(), covered.tolist(), strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,7 @@ from seisserve.extras import need
 if TYPE_CHECKING:
     from obspy import Stream
 
-__all__ = ["Trace", "check", "from_arrays", "from_stream", "is_stream", "to_obspy", "to_traces"]
+__all__ = ["Trace", "check", "from_arrays", "from_stream", "handed_over", "is_stream", "to_obspy", "to_traces"]
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 100_000.0
 MAX_AMPLITUDE = float(np.finfo(np.float32).max) / 4
@@ -115,6 +115,14 @@ def to_traces(waveforms: Stream | Iterable[Trace]) -> list[Trace]:
         if not isinstance(item, Trace):
             raise UsageError(f"expected an ObsPy Stream or seisserve.Trace objects, got {type(item).__name__}")
     return traces
+
+
+def handed_over(traces: list[Trace]) -> Iterator[Trace]:
+    """The traces of a list, which forgets each as it is taken: then whoever takes them decides how long the samples
+    stay in memory, not those who still hold the list."""
+    traces.reverse()
+    while traces:
+        yield traces.pop()
 
 
 def _nanoseconds(time: datetime | str | float) -> int:

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from seisserve.manifest import Manifest
 from seisserve.segments import Segment
 
-__all__ = ["Curve", "Windows", "batch_size", "cut", "overlap", "stack"]
+__all__ = ["BATCH_SAMPLES", "Curve", "Windows", "batch_size", "cut", "overlap", "stack", "stack_parts"]
 
 Real = TypeVar("Real", np.float32, np.float64)
 
 BATCH_SAMPLES = 65_536  # a call: long enough to amortise it, short enough for the network's work to stay in the cache
 
 
-def batch_size(length: int) -> int:
-    """How many windows of that many samples go into one call."""
-    return max(1, BATCH_SAMPLES // length)
+def batch_size(length: int, samples: int = BATCH_SAMPLES) -> int:
+    """How many windows of that length go into one call of about so many samples."""
+    return max(1, samples // length)
 
 
 class Windows(NamedTuple):
@@ -42,16 +42,16 @@ class Windows(NamedTuple):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batches(self, size: int | None = None) -> Iterator[NDArray[np.float32]]:
+    def batches(self, size: int | None = None, samples: int = BATCH_SAMPLES) -> Iterator[NDArray[np.float32]]:
         """Windows as the network wants them, in order: float32 [at most size, length, components].
 
-        size: by default as many as make a good call, which depends on their length.
+        size: by default as many as make a call of about `samples` samples, which depends on their length.
 
         The middle of each component's range is subtracted first, so that large counts keep their last bits in float32.
         It depends on nothing but the window's own extremes. Whole numbers less the middle are exact in float32
         as long as their range is below 2**24.
         """
-        for rows in self.batch_rows(size):
+        for rows in self.batch_rows(size, samples):
             gathered = self._gather(self.starts[rows], int(self.lengths[rows.start]))
             highest = gathered.max(axis=2, keepdims=True).astype(np.float64)
             lowest = gathered.min(axis=2, keepdims=True).astype(np.float64)
@@ -60,11 +60,11 @@ class Windows(NamedTuple):
             np.subtract(gathered, middle, out=batch.transpose(2, 0, 1), casting="unsafe")
             yield batch
 
-    def batch_rows(self, size: int | None = None) -> Iterator[slice]:
+    def batch_rows(self, size: int | None = None, samples: int = BATCH_SAMPLES) -> Iterator[slice]:
         """The rows of each batch: at most `size` windows of one length."""
         edges = sorted({0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self)})
         for begin, end in pairwise(edges):
-            step = size or batch_size(int(self.lengths[begin]))
+            step = size or batch_size(int(self.lengths[begin]), samples)
             for low in range(begin, end, step):
                 yield slice(low, min(low + step, end))
 
@@ -124,9 +124,18 @@ def stack(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manif
     window: it belongs to the sample in the middle of the window (length // 2). Between two of them the curve is a
     straight line, and the first and the last are held to the ends of their segment.
     """
-    single = model.output.single
-    values = _between_middles(windows, outputs, model) if single else overlap(windows, outputs, model, np.float32)
+    values = _joined(stack_parts(windows, outputs, model), windows, model, np.float32)
     return Curve(windows.segments, windows.bounds, values, model.output.labels)
+
+
+def stack_parts(
+    windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest
+) -> Iterator[NDArray[np.float32]]:
+    """The values of that curve in parts, one after the other, each as soon as it is finished."""
+    if model.output.single:
+        yield from _between_middles(windows, outputs, model)
+    else:
+        yield from _overlap_parts(windows, outputs, model, np.float32)
 
 
 def overlap(windows: Windows, outputs: Iterable[NDArray[Real]], model: Manifest, dtype: type[Real]) -> NDArray[Real]:
@@ -136,31 +145,64 @@ def overlap(windows: Windows, outputs: Iterable[NDArray[Real]], model: Manifest,
     middles. A window's first and last `blinding_samples` count only where they are also the first or last of the
     segment. Windows are added up in order of time, so the sum does not depend on the batches.
     """
+    return _joined(_overlap_parts(windows, outputs, model, dtype), windows, model, dtype)
+
+
+def _joined(parts: Iterator[NDArray[Real]], windows: Windows, model: Manifest, dtype: type[Real]) -> NDArray[Real]:
+    """[n, labels] from its parts."""
+    values = np.empty((int(windows.bounds[-1]), len(model.output.labels)), dtype)
+    filled = 0
+    for part in parts:
+        if len(part) == len(values):
+            return part
+        values[filled : filled + len(part)] = part
+        filled += len(part)
+    return values
+
+
+def _overlap_parts(
+    windows: Windows, outputs: Iterable[NDArray[Real]], model: Manifest, dtype: type[Real]
+) -> Iterator[NDArray[Real]]:
+    """`overlap` in parts: what lies before all windows that are still to come is finished."""
     total = int(windows.bounds[-1])
-    values = np.full((total, len(model.output.labels)), -np.inf if model.stacking == "max" else 0, dtype)
-    count = np.zeros(total, np.float32)
     segment = np.searchsorted(windows.bounds, windows.starts, side="right") - 1
     first, last = windows.bounds[segment], windows.bounds[segment + 1]
     begins = np.where(windows.starts == first, windows.starts, windows.starts + model.blinding_samples)
     ends = windows.starts + windows.lengths
     ends = np.where(ends >= last, last, ends - model.blinding_samples)
-    places = list(zip(begins.tolist(), ends.tolist(), windows.starts.tolist(), strict=True))
-    row = 0
+    finished = np.minimum.accumulate(begins[::-1])[::-1]  # before this, once the turn has come to a window
+    open_samples = int(np.max(np.maximum.accumulate(ends) - finished, initial=0))
+    room = min(total, open_samples + BATCH_SAMPLES)
+    nothing = -np.inf if model.stacking == "max" else 0
+    values = np.full((room, len(model.output.labels)), nothing, dtype)
+    count = np.zeros(room, np.float32)
+
+    def closed(length: int) -> NDArray[Real]:
+        return values[:length].copy() if model.stacking == "max" else values[:length] / count[:length, None]
+
+    places = list(zip(begins.tolist(), ends.tolist(), windows.starts.tolist(), finished.tolist(), strict=True))
+    row = origin = 0  # origin: the sample that the first of the values is for
     for batch in outputs:
         for output in _samples(batch, model.output.stride):
-            begin, end, origin = places[row]
-            part = output[begin - origin : end - origin]
+            begin, end, start, done = places[row]
+            if end > origin + room:
+                length = done - origin
+                yield closed(length)
+                for array, empty in ((values, nothing), (count, 0)):
+                    array[: room - length] = array[length:]
+                    array[room - length :] = empty
+                origin = done
+            here = slice(begin - origin, end - origin)
+            part = output[begin - start : end - start]
             if model.stacking == "max":
-                np.maximum(values[begin:end], part, out=values[begin:end])
+                np.maximum(values[here], part, out=values[here])
             else:
-                values[begin:end] += part
-            count[begin:end] += 1
+                values[here] += part
+            count[here] += 1
             row += 1
     if row != len(windows):
         raise ValueError(f"{row} outputs for {len(windows)} windows")
-    if model.stacking == "mean":
-        values /= count[:, None]
-    return values
+    yield closed(total - origin)
 
 
 def _samples(frames: NDArray[Real], stride: int) -> NDArray[Real]:
@@ -178,8 +220,10 @@ def _samples(frames: NDArray[Real], stride: int) -> NDArray[Real]:
     return lower + (frames[:, np.minimum(below + 1, last)] - lower) * share
 
 
-def _between_middles(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest) -> NDArray[np.float32]:
-    """[n, labels] from [batch, labels]."""
+def _between_middles(
+    windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest
+) -> Iterator[NDArray[np.float32]]:
+    """[n, labels] in parts from [batch, labels]."""
     labels, total = len(model.output.labels), int(windows.bounds[-1])
     found = np.concatenate([np.zeros((0, labels), np.float32), *outputs])
     if len(found) != len(windows):
@@ -194,7 +238,9 @@ def _between_middles(windows: Windows, outputs: Iterable[NDArray[np.float32]], m
     knots = np.concatenate([first[opens], middles, last[closes]])
     source = np.concatenate([order[opens], order, order[closes]])
     places, where = np.unique(knots, return_index=True)
-    values = np.empty((total, labels), np.float32)
-    for label in range(labels if total else 0):
-        values[:, label] = np.interp(np.arange(total), places, found[source[where], label])
-    return values
+    for begin in range(0, total, BATCH_SAMPLES):
+        samples = np.arange(begin, min(begin + BATCH_SAMPLES, total))
+        values = np.empty((len(samples), labels), np.float32)
+        for label in range(labels):
+            values[:, label] = np.interp(samples, places, found[source[where], label])
+        yield values

@@ -24,7 +24,7 @@ from seisserve_export import card
 from seisserve_export.convert import OPSET, convert
 from seisserve_export.gate import Bounds, Report, compare, require
 
-__all__ = ["PHASENET_ORIGINAL", "export_bundle", "golden_windows", "read_windows", "save_bundle"]
+__all__ = ["PHASENET_ORIGINAL", "export_bundle", "golden_windows", "read_windows", "replacing", "save_bundle"]
 
 SAVED_MODEL = ("saved_model.pb", "fingerprint.pb", "variables", "assets")
 
@@ -97,7 +97,7 @@ def export_bundle(
     if windows is not None:
         _check_windows(windows, model, "windows")
         tested = np.concatenate([tested, windows])
-    with _replacing(destination, replace) as folder:
+    with replacing(destination, replace) as folder:
         for name in SAVED_MODEL:
             _copy(source / name, folder / name)
         shutil.copyfile(source / "golden.npz", folder / "golden.npz")
@@ -171,7 +171,7 @@ def _copy(source: Path, destination: Path) -> None:
 
 
 @contextmanager
-def _replacing(destination: Path, replace: bool) -> Iterator[Path]:
+def replacing(destination: Path, replace: bool) -> Iterator[Path]:
     """A new folder beside the destination that takes its place at the end; after an error nothing has changed."""
     if destination.exists() and not replace:
         raise UsageError(f"{destination} is there already; --force replaces it")

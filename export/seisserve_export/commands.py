@@ -30,18 +30,33 @@ SEISBENCH = "seisbench"  # a kind of its own: a description beside the weights s
 
 
 @click.command()
-@click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", "destination", type=DIRECTORY, required=True, help="Folder of the bundle to make.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "destination", type=DIRECTORY, required=True, help="Folder to make.")
 @click.option(
     "--windows", type=FILE, help="More windows to compare on: an .npz file, float32 [n, samples, components]."
 )
-@click.option("--force", is_flag=True, help="Replace the bundle that is there.")
-def export(source: Path, destination: Path, windows: Path | None, force: bool) -> None:
+@click.option("--edge", is_flag=True, help="Make a folder that picks without seisserve, of a bundle or shipped model.")
+@click.option("--force", is_flag=True, help="Replace the folder that is there.")
+def export(source: Path, destination: Path, windows: Path | None, edge: bool, force: bool) -> None:
     """Make the full bundle, ONNX file and card included, of the SavedModel and manifest in SOURCE.
 
     The ONNX file is compared with the SavedModel on the golden windows and on those of --windows; what was measured
     goes into the manifest. If the two differ by more than rounding, nothing is written.
+
+    With --edge SOURCE is the folder of a bundle, or NAME or NAME:VERSION of a shipped model; the folder made of it has
+    a streaming picker in one Python file that needs numpy and onnxruntime only, and the same in C++.
     """
+    if edge:
+        if windows is not None:
+            raise UsageError("--windows is for the conversion; with --edge nothing is converted anew")
+        from seisserve.bundle import find, read
+        from seisserve_export.edge_export import export_edge
+
+        export_edge(read(source) if source.is_dir() else find(str(source)), destination, replace=force)
+        click.echo(str(destination))
+        return
+    if not source.is_dir():
+        raise click.BadParameter(f"{source} is no folder", param_hint="SOURCE")
     need("tensorflow", "export")
     from seisserve_export.bundles import export_bundle, read_windows
 

@@ -17,6 +17,7 @@ from seisserve.errors import BundleError
 from seisserve.extras import need
 from seisserve.manifest import Manifest
 from seisserve.runtime import onnxruntime_errors
+from seisserve_export.fold import fold
 from seisserve_export.recurrent import rewrite_lstm
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["OPSET", "check_operators", "convert"]
+__all__ = ["OPSET", "check_operators", "convert", "fold_narrow", "free_lengths", "to_clean_onnx"]
 
 OPSET = 18
 LOOPS = {"If", "Loop", "Scan"}
@@ -35,15 +36,32 @@ def convert(folder: Path, model: Manifest, destination: Path) -> None:
 
     Axes: `batch` is free; so is `samples` if the manifest has fragment windows.
     """
+    graph = free_lengths(fold_narrow(to_clean_onnx(folder, model), model), model)
+    check_operators(graph)
+    need("onnx", "export").save(graph, str(destination))
+
+
+def to_clean_onnx(folder: Path, model: Manifest) -> onnx.ModelProto:
+    """The SavedModel's signature `serving_default` as ONNX, cleaned up; its length is that of a window still."""
     graph = _to_onnx(folder, model)
     graph = need("onnxslim", "export").slim(graph)
     _name_ends(graph, model)
     _hold_transposes(graph)
     _write_out_softmax(graph)
+    _plain_resizes(graph)
+    return graph
+
+
+def fold_narrow(graph: onnx.ModelProto, model: Manifest) -> onnx.ModelProto:
+    """The graph with its narrow convolutions folded, for all lengths that the manifest offers."""
+    return fold(graph, model.window_samples, (model.window_samples, *model.fragment_windows))
+
+
+def free_lengths(graph: onnx.ModelProto, model: Manifest) -> onnx.ModelProto:
+    """The graph with its time axis free, if the manifest has fragment windows."""
     if model.fragment_windows:
         _free_samples(graph, model)
-    check_operators(graph)
-    need("onnx", "export").save(graph, str(destination))
+    return graph
 
 
 def check_operators(graph: onnx.ModelProto) -> None:
@@ -171,6 +189,22 @@ def _write_out_softmax(graph: onnx.ModelProto) -> None:
         graph.graph.node.remove(node)
         for step in reversed(steps):
             graph.graph.node.insert(place, step)
+
+
+def _plain_resizes(graph: onnx.ModelProto) -> None:
+    """Upsampling by repetition said plainly: the mode that tf2onnx writes is deprecated, and onnxruntime warns of it.
+
+    For whole factors `asymmetric` rounded down is the same.
+    """
+    onnx = need("onnx", "export")
+    for node in graph.graph.node:
+        values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type == "Resize" and values.get("coordinate_transformation_mode") == b"tf_half_pixel_for_nn":
+            kept = [attribute for attribute in node.attribute if attribute.name in ("mode", "antialias")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
 def _free_samples(graph: onnx.ModelProto, model: Manifest) -> None:

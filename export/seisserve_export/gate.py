@@ -12,18 +12,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from seisserve.detections import Detection, extract_detections
 from seisserve.errors import BundleError
-from seisserve.manifest import Manifest
+from seisserve.manifest import DETECTION, Manifest
 from seisserve.picks import Pick, extract
 from seisserve.runtime import onnxruntime_errors
 from seisserve.segments import Segment
 from seisserve.transport import Transport
-from seisserve.windows import Curve, batch_size
+from seisserve.windows import Curve, Windows, batch_size, stack
 
-__all__ = ["Bounds", "Report", "compare", "processor", "require", "speeds"]
+__all__ = ["BOUNDS", "Bounds", "Labelled", "Report", "compare", "pick_agreement", "processor", "require", "speeds"]
 
 MATCH_SAMPLES = 10.0  # picks of one phase nearer than this are the same arrival
 EDGES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, MATCH_SAMPLES)  # of the residual histogram, in samples
+TOLERANCES_S = (0.1, 0.5)  # of a pick from its label
 RUNS, ROUNDS = 3, 5  # calls in one measurement of speed, and how many of them alternate
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(ge=0)]
@@ -32,20 +34,51 @@ Positive = Annotated[float, msgspec.Meta(ge=0)]
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How far an artifact may be from the SavedModel; the defaults are those of float32.
 
-    max_abs: of any probability; max_relative: over the largest output of the same window. picks_matched: share of all
-    picks that the other one has too, within 10 samples. residual_p95_samples: of the picks that match.
+    max_abs: of any probability; max_relative: over the largest output of the same window. picks_matched: share of the
+    picks of either that lie `margin` above the threshold and that the other one has too, within 10 samples.
+    residual_median_samples, residual_p95_samples: of the picks that match. f1_fall: by how much F1 on labelled
+    windows may fall. detections_matched: as of picks, where half of the two together is in both. Of waveforms, in 95 %
+    of the windows: power_db, change of the output's power; rms_share, of the difference in that of the output.
     """
 
     max_abs: Positive = 1e-4
     max_relative: Positive = 1e-4
+    margin: Share = 0.0
     picks_matched: Share = 1.0
+    residual_median_samples: Positive = np.inf
     residual_p95_samples: Positive = 0.0
+    f1_fall: Share = 0.0
+    detections_matched: Share = 1.0
+    power_db: Positive = 0.2
+    rms_share: Positive = 0.01
+
+
+_FEWER_BITS = Bounds(
+    max_abs=np.inf, max_relative=np.inf, margin=0.1, picks_matched=0.99, residual_median_samples=0.5,
+    residual_p95_samples=2.0, f1_fall=0.005, detections_matched=0.99,
+)  # fmt: skip
+BOUNDS = {"float32": Bounds(), "float16": _FEWER_BITS, "weights8": _FEWER_BITS, "int8": _FEWER_BITS}
+
+
+class Labelled(NamedTuple):
+    """Windows of one length that the manifest offers, float32 [n, length, components], and what is known of them.
+
+    onsets: [n, phases], in samples, NaN where there is no label; phases: their names. noise: [n], windows where every
+    pick is false. None where nothing is known.
+    """
+
+    windows: NDArray[np.float32]
+    onsets: NDArray[np.float64] | None = None
+    phases: tuple[str, ...] = ()
+    noise: NDArray[np.bool_] | None = None
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What the gate found on an artifact. Residuals are sizes, in samples to two digits, of the picks that match.
 
     picks: of the SavedModel, -1 where the task has none. histogram: matched picks between one of EDGES and the next.
+    f1: by phase and tolerance (`P 0.5 s`), of the SavedModel and of the artifact, where windows have labels.
+    detections: of the SavedModel, -1 where the task has none. power_db, rms_share: of waveforms, else 0.
     Speeds are windows per second of processor time, which one thread would reach. failures: a line for each bound
     that was broken, none if the artifact is good.
     """
@@ -60,6 +93,11 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     residual_p95_samples: float
     residual_max_samples: float
     histogram: tuple[int, ...]
+    f1: dict[str, tuple[float, float]] = {}
+    detections: int = -1
+    detections_matched: float = 1.0
+    power_db: float = 0.0
+    rms_share: float = 0.0
     size_bytes: int
     reference_size_bytes: int
     windows_per_second: float
@@ -73,7 +111,12 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         names = ["windows", "max_abs", "max_relative"]
         if self.picks >= 0:
             names += ["picks", "picks_matched", *(f"residual_{name}_samples" for name in ("median", "p95", "max"))]
-        return {name: float(getattr(self, name)) for name in names}
+        if self.detections >= 0:
+            names += ["detections", "detections_matched"]
+        if self.power_db or self.rms_share:
+            names += ["power_db", "rms_share"]
+        changes = {f"f1_change {name}": round(found - before, 4) for name, (before, found) in self.f1.items()}
+        return {name: float(getattr(self, name)) for name in names} | changes
 
     def text(self) -> str:
         """The report as a table and a histogram, for people."""
@@ -87,6 +130,14 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 ("picks", f"{self.picks}, matched {self.picks_matched:.2%}"),
                 ("residual, samples", f"median {low:g}, 95 % {high:g}, largest {self.residual_max_samples:g}"),
             ]
+        if self.detections >= 0:
+            rows.append(("detections", f"{self.detections}, matched {self.detections_matched:.2%}"))
+        rows += [
+            (f"F1, {name}", f"{found:.4f}, SavedModel {before:.4f}, change {found - before:+.4f}")
+            for name, (before, found) in self.f1.items()
+        ]
+        if self.power_db or self.rms_share:
+            rows.append(("waveforms, 95 %", f"power {self.power_db:.3g} dB, difference {self.rms_share:.2%}"))
         rows += [
             ("size, kB", f"{self.size_bytes / 1e3:.0f}, SavedModel {self.reference_size_bytes / 1e3:.0f}"),
             (
@@ -119,55 +170,62 @@ def compare(
     windows: NDArray[np.float32],
     bounds: Bounds,
     *,
+    labelled: Labelled | None = None,
     size_bytes: int = 0,
     reference_size_bytes: int = 0,
     time_it: bool = True,
 ) -> Report:
-    """Run both on the same windows, float32 [n, window_samples, components], and on the middle of them at each length
-    that the manifest offers for fragments."""
-    runs: list[_Run] = []
+    """Run both on the same windows, float32 [n, window_samples, components], on the middle of them at each length
+    that the manifest offers for fragments, and on `labelled`."""
     failures: list[str] = []
-    lengths = tuple(sorted({*model.fragment_windows, model.window_samples}))
-    for length in lengths:
+    parts = []
+    for length in sorted({*model.fragment_windows, model.window_samples}):
         first = (model.window_samples - length) // 2
-        part = np.ascontiguousarray(windows[:, first : first + length])
-        expected = _outputs(reference, model, part)
-        try:
-            found = _outputs(artifact, model, part)
-        except onnxruntime_errors() as error:
-            failures.append(f"windows of {length} samples cannot be run: {' '.join(str(error).split())}")
-            continue
-        have, want = ({name: (str(o.dtype), o.shape) for name, o in both.items()} for both in (found, expected))
-        if have != want:
-            failures.append(f"windows of {length} samples: outputs are {have}, the SavedModel's {want}")
-            continue
-        runs.append(_Run(part, expected, found))
-    sizes = [_differences(run.expected[name], run.found[name]) for run in runs for name in run.expected]
+        parts.append(np.ascontiguousarray(windows[:, first : first + length]))
+    runs = list(_runs(reference, artifact, model, parts, failures))
+    known = list(_runs(reference, artifact, model, [labelled.windows], failures)) if labelled else []
+    every = [*runs, *known]
+    sizes = [_differences(run.expected[name], run.found[name]) for run in every for name in run.expected]
     max_abs, max_relative = (float(np.max([size[k] for size in sizes], initial=0.0)) for k in (0, 1))
-    picking = model.task == "picking" and model.output.stride == 1
-    picks, matched, residuals = _pick_agreement(runs, model) if picking else (-1, 1.0, np.zeros(0))
-    p95 = float(np.percentile(residuals, 95)) if len(residuals) else 0.0
+    picks, matched, residuals = _pick_agreement(every, model, bounds.margin) if model.phases else (-1, 1.0, np.zeros(0))
+    median, p95 = (float(np.percentile(residuals, q)) if len(residuals) else 0.0 for q in (50, 95))
+    detections, detected = _detection_agreement(every, model, bounds.margin)
+    power_db, rms_share = _waveform_agreement(every, model) if model.gives_waveforms else (0.0, 0.0)
+    f1 = _f1(known[0], labelled, model) if known and labelled and labelled.onsets is not None else {}
     for name, value, bound in (
-        ("largest difference", max_abs, float("inf") if model.gives_waveforms else bounds.max_abs),
+        ("largest difference", max_abs, np.inf if model.gives_waveforms else bounds.max_abs),
         ("largest relative difference", max_relative, bounds.max_relative),
+        ("median of the residuals, samples", median, bounds.residual_median_samples),
         ("95 % of the residuals, samples", p95, bounds.residual_p95_samples),
+        ("change of the output's power, dB", power_db, bounds.power_db),
+        ("difference as a share of the output", rms_share, bounds.rms_share),
+        *((f"fall of F1, {name}", before - found, bounds.f1_fall) for name, (before, found) in f1.items()),
     ):
         if not value <= bound:
             failures.append(f"{name}: {value:.3g}, the bound is {bound:.3g}")
-    if not matched >= bounds.picks_matched:
-        failures.append(f"picks matched: {matched:.4f}, the bound is {bounds.picks_matched:.4f}")
+    for name, share, least in (
+        ("picks", matched, bounds.picks_matched),
+        ("detections", detected, bounds.detections_matched),
+    ):
+        if not share >= least:
+            failures.append(f"{name} matched: {share:.4f}, the bound is {least:.4f}")
     fast = speeds([artifact, reference], model, windows) if time_it and not failures else [0.0, 0.0]
     return Report(
-        windows=len(windows),
-        lengths=lengths,
+        windows=len(windows) + (len(labelled.windows) if labelled else 0),
+        lengths=tuple(sorted({part.shape[1] for part in parts})),
         max_abs=max_abs,
         max_relative=max_relative,
         picks=picks,
         picks_matched=matched,
-        residual_median_samples=float(np.median(residuals)) if len(residuals) else 0.0,
+        residual_median_samples=median,
         residual_p95_samples=p95,
         residual_max_samples=float(residuals.max(initial=0.0)),
         histogram=tuple(np.histogram(residuals, EDGES)[0].tolist()),
+        f1=f1,
+        detections=detections,
+        detections_matched=detected,
+        power_db=power_db,
+        rms_share=rms_share,
         size_bytes=size_bytes,
         reference_size_bytes=reference_size_bytes,
         windows_per_second=fast[0],
@@ -175,6 +233,15 @@ def compare(
         processor=processor(),
         failures=tuple(failures),
     )
+
+
+def pick_agreement(
+    reference: Transport, artifact: Transport, model: Manifest, windows: NDArray[np.float32], margin: float
+) -> tuple[float, float]:
+    """Share of picks that match, and 95 % of their residuals in samples, as `compare` finds them."""
+    runs = [_Run(windows, *(_outputs(one, model, windows) for one in (reference, artifact)))]
+    _, matched, residuals = _pick_agreement(runs, model, margin)
+    return matched, float(np.percentile(residuals, 95)) if len(residuals) else 0.0
 
 
 def require(report: Report, artifact: Path) -> None:
@@ -227,27 +294,142 @@ def _differences(expected: NDArray[np.float32], found: NDArray[np.float32]) -> t
     return float(largest.max()), float(relative.max())
 
 
-def _pick_agreement(runs: Iterable[_Run], model: Manifest) -> tuple[int, float, NDArray[np.float64]]:
-    """Picks of the reference, share of all picks that match, and how far the matched ones lie apart, in samples."""
+def _runs(
+    reference: Transport,
+    artifact: Transport,
+    model: Manifest,
+    parts: Iterable[NDArray[np.float32]],
+    failures: list[str],
+) -> Iterator[_Run]:
+    """Both on windows of one length after the other; what cannot be run or has another shape is a failure."""
+    for part in parts:
+        length = part.shape[1]
+        expected = _outputs(reference, model, part)
+        try:
+            found = _outputs(artifact, model, part)
+        except onnxruntime_errors() as error:
+            failures.append(f"windows of {length} samples cannot be run: {' '.join(str(error).split())}")
+            continue
+        have, want = ({name: (str(o.dtype), o.shape) for name, o in both.items()} for both in (found, expected))
+        if have != want:
+            failures.append(f"windows of {length} samples: outputs are {have}, the SavedModel's {want}")
+            continue
+        yield _Run(part, expected, found)
+
+
+def _pick_agreement(runs: Iterable[_Run], model: Manifest, margin: float) -> tuple[int, float, NDArray[np.float64]]:
+    """Picks of the reference, share of all picks that match, and how far the matched ones lie apart, in samples.
+
+    With a margin the picks are those that lie so far above the threshold, and may match any pick of the other.
+    """
     count, both, total, residuals = 0, 0, 0, []
+    strict = _raised(model, margin)
     for run in runs:
-        expected, found = (
-            _picks(run.windows, outputs[model.output.name], model) for outputs in (run.expected, run.found)
-        )
-        apart = list(_matched(expected, found, model))
+        expected, found = (_picks(run, outputs, model) for outputs in (run.expected, run.found))
+        if not margin:
+            apart = list(_matched(expected, found, model))
+            residuals += apart
+            count, both, total = count + len(expected), both + len(apart), total + max(len(expected), len(found))
+            continue
+        clear, clear_found = (_picks(run, outputs, strict) for outputs in (run.expected, run.found))
+        apart = list(_matched(clear, found, model))
+        back = list(_matched(clear_found, expected, model))
         residuals += apart
-        count, both, total = count + len(expected), both + len(apart), total + max(len(expected), len(found))
+        count, both, total = count + len(clear), both + len(apart) + len(back), total + len(clear) + len(clear_found)
     return count, both / total if total else 1.0, np.round(residuals, 2)
 
 
-def _picks(windows: NDArray[np.float32], outputs: NDArray[np.float32], model: Manifest) -> list[Pick]:
-    """Picks of each window by itself; their trace_id is its number."""
+def _raised(model: Manifest, margin: float) -> Manifest:
+    """The manifest with its thresholds so much higher, but never beyond what a curve can reach."""
+    labels = {
+        name: msgspec.structs.replace(label, threshold=min(label.threshold + margin, 1.0))
+        for name, label in model.labels.items()
+    }
+    return msgspec.structs.replace(model, labels=labels)
+
+
+def _curve(run: _Run, outputs: dict[str, NDArray[np.float32]], model: Manifest) -> Curve:
+    """The curve of each window by itself; the trace_id of a segment is its number."""
     live = (True,) * len(model.components)
     segments = [
-        Segment(str(number), 0, 0, model.sampling_rate_hz, window.T, live) for number, window in enumerate(windows)
+        Segment(str(number), 0, 0, model.sampling_rate_hz, window.T, live) for number, window in enumerate(run.windows)
     ]
-    bounds = np.arange(len(windows) + 1) * outputs.shape[1]
-    return extract(Curve(segments, bounds, outputs.reshape(-1, outputs.shape[2]), model.output.labels), model)
+    n, length = run.windows.shape[:2]
+    bounds = np.arange(n + 1) * length
+    samples = run.windows.transpose(2, 0, 1).reshape(-1, n * length)
+    windows = Windows(segments, samples, bounds, bounds[:-1], np.full(n, length))
+    return stack(windows, [outputs[model.output.name]], model)
+
+
+def _picks(run: _Run, outputs: dict[str, NDArray[np.float32]], model: Manifest) -> list[Pick]:
+    """Picks of each window by itself; their trace_id is its number."""
+    return extract(_curve(run, outputs, model), model)
+
+
+def _detection_agreement(runs: Iterable[_Run], model: Manifest, margin: float) -> tuple[int, float]:
+    """Detections of the reference, and the share of those of both that match; -1 without the label."""
+    if DETECTION not in model.labels:
+        return -1, 1.0
+    count, both, total = 0, 0, 0
+    strict = _raised(model, margin)
+    for run in runs:
+        curves = [_curve(run, outputs, model) for outputs in (run.expected, run.found)]
+        clear, every = ([extract_detections(curve, kind) for curve in curves] for kind in (strict, model))
+        for ones, others in ((clear[0], every[1]), (clear[1], every[0])):
+            both += sum(any(_overlap(one, other) for other in others) for one in ones)
+            total += len(ones)
+        count += len(clear[0])
+    return count, both / total if total else 1.0
+
+
+def _overlap(one: Detection, other: Detection) -> bool:
+    """Whether half of what either covers is covered by both."""
+    common = min(one.end_ns, other.end_ns) - max(one.start_ns, other.start_ns)
+    whole = max(one.end_ns, other.end_ns) - min(one.start_ns, other.start_ns)
+    return one.trace_id == other.trace_id and 2 * common >= whole
+
+
+def _waveform_agreement(runs: Iterable[_Run], model: Manifest) -> tuple[float, float]:
+    """Change of the output's power in dB, and the difference as a share of the output, in 95 % of the windows."""
+    decibels, shares = [], []
+    for run in runs:
+        expected, found = (outputs[model.output.name].astype(np.float64) for outputs in (run.expected, run.found))
+        power, power_found, apart = ((one**2).sum(axis=(1, 2)) for one in (expected, found, found - expected))
+        alive = (power > 0) & (power_found > 0)
+        decibels.append(np.abs(10 * np.log10(power_found[alive] / power[alive])))
+        shares.append(np.where(apart > 0, np.inf, 0.0))
+        shares[-1][power > 0] = np.sqrt(apart[power > 0] / power[power > 0])
+    high, share = (np.concatenate(one) if one else np.zeros(0) for one in (decibels, shares))
+    return tuple(float(np.percentile(one, 95)) if len(one) else 0.0 for one in (high, share))  # type: ignore[return-value]
+
+
+def _f1(run: _Run, labelled: Labelled, model: Manifest) -> dict[str, tuple[float, float]]:
+    """F1 of the reference and of the artifact, by phase and tolerance. On noise every pick is false."""
+    assert labelled.onsets is not None
+    scores = {}
+    both = [_picks(run, outputs, model) for outputs in (run.expected, run.found)]
+    noise = np.zeros(len(run.windows), bool) if labelled.noise is None else labelled.noise
+    for column, phase in enumerate(labelled.phases):
+        if phase not in model.phases:
+            continue
+        onsets = labelled.onsets[:, column]
+        for tolerance in TOLERANCES_S:
+            pair = []
+            for picks in both:
+                times: dict[int, list[float]] = {}
+                for pick in picks:
+                    if pick.phase == phase:
+                        times.setdefault(int(pick.trace_id), []).append(pick.time_ns * 1e-9)
+                counted = [number for number in range(len(onsets)) if noise[number] or np.isfinite(onsets[number])]
+                picked = sum(len(times.get(number, [])) for number in counted)
+                wanted = [number for number in counted if np.isfinite(onsets[number])]
+                right = sum(
+                    any(abs(time_s - onsets[n] / model.sampling_rate_hz) <= tolerance for time_s in times.get(n, []))
+                    for n in wanted
+                )
+                pair.append(2 * right / max(picked + len(wanted), 1))
+            scores[f"{phase} {tolerance:g} s"] = (round(pair[0], 4), round(pair[1], 4))
+    return scores
 
 
 def _matched(expected: list[Pick], found: list[Pick], model: Manifest) -> Iterator[float]:

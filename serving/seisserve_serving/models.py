@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from seisserve import bundle, runtime
+from seisserve import bundle, runtime, tuned
 from seisserve.client import DEFAULT_MODELS
 from seisserve.errors import BundleError, ModelNotFound
 from seisserve.manifest import Manifest, Task
+from seisserve.runtimes.setup import Setup, processors
 from seisserve.transport import Transport
 
 __all__ = ["Models", "Served", "load"]
@@ -52,9 +53,18 @@ class Models(NamedTuple):
         return [versions[max(versions)].manifest for versions in self.served.values()]
 
 
-def load(repository: Path, runtime_name: str, lanes: int | None) -> Models:
+def load(
+    repository: Path,
+    runtime_name: str | None = None,
+    lanes: int | None = None,
+    precision: str | None = None,
+    providers: tuple[str, ...] | None = None,
+    *,
+    use_tuned: bool = False,
+) -> Models:
     """The latest version of each model in the repository. A bundle that fails its checks is left out, with the reason.
 
+    Options as of `Client`; with `use_tuned` and none of them given, each model runs as `seisserve tune` chose for it.
     Raises UsageError if the folder is no repository, BundleError if no model could be loaded.
     """
     models = Models({}, {})
@@ -64,15 +74,21 @@ def load(repository: Path, runtime_name: str, lanes: int | None) -> Models:
             found = bundle.read(repository / name / str(version))
             if found.name != name:
                 raise BundleError(f"{found.folder}: the manifest says {found.name!r}, the folder {name!r}")
-            transport = runtime.load(found, runtime_name, lanes)
+            setup = tuned.setup_for(found, runtime_name, lanes, precision, providers, use_tuned=use_tuned)
+            manifest, transport = runtime.prepare(found, setup)
         except BundleError as error:
             log.error("model %s version %d not loaded: %s", name, version, error)
             models.failed.setdefault(name, {})[version] = str(error)
             continue
-        models.served.setdefault(name, {})[version] = Served(version, found.manifest, transport)
-        log.info("model %s version %d is served from %s", name, version, found.folder)
+        models.served.setdefault(name, {})[version] = Served(version, manifest, transport)
+        log.info("model %s version %d is served from %s on %s", name, version, found.folder, _told(setup))
     if not models.served:
         raise BundleError(f"{repository}: no model could be loaded" + "".join(
             f"; {reason}" for versions in models.failed.values() for reason in versions.values()
         ))  # fmt: skip
     return models
+
+
+def _told(setup: Setup) -> str:
+    lanes = setup.lanes or processors()
+    return f"{setup.runtime}, {setup.precision}, {lanes} at once, {setup.batch_samples} samples a call"

@@ -47,7 +47,7 @@ def predict(
     _check(manifest, inputs, signature)
     names = check_outputs(manifest, output_filter, "output_filter")
     windows = inputs[manifest.input.name]
-    size = batch_size(windows.shape[1])
+    size = batch_size(windows.shape[1], served.transport.batch_samples)
     if not len(windows):
         samples = windows.shape[1]
         outputs = {o.name: np.zeros((0, *o.window_shape(samples)), np.float32) for o in manifest.outputs}

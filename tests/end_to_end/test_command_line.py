@@ -15,6 +15,7 @@ import pytest
 from obspy import Stream, UTCDateTime
 
 from seisserve.cli import run
+from seisserve.client import DEFAULT_MODELS
 
 COLUMNS = ["trace_id", "phase", "time", "probability", "uncertainty_s", "snr_db", "flags", "model", "version"]
 P_TIME, S_TIME = UTCDateTime("2009-08-24T00:20:07.7Z"), UTCDateTime("2009-08-24T00:20:08.7Z")
@@ -38,7 +39,7 @@ def picked(text: str) -> list[dict[str, str]]:
         assert 0 < float(row["probability"]) <= 1
         assert float(row["uncertainty_s"]) > 0
         assert row["snr_db"] == "" or np.isfinite(float(row["snr_db"]))
-        assert (row["model"], row["version"]) == ("phasenet", "1")
+        assert (row["model"], row["version"]) == (DEFAULT_MODELS["picking"], "1")
     return rows
 
 
@@ -180,7 +181,7 @@ def test_a_server_and_this_process_write_the_same_file(
     here = pick(capsys, file)
     assert len(here) >= 8
     assert pick(capsys, file, "--server", address) == here
-    assert pick(capsys, file, "--server", address, "--model", "phasenet:1") == here
+    assert pick(capsys, file, "--server", address, "--model", "onset:1") == here
     assert pick(capsys, file, "--threads", "1") == here
 
 

@@ -171,7 +171,7 @@ def test_manifest(case: tuple[str, Imported]) -> None:
     assert model.components == ("Z" if name == "phasenet_vertical" else "ZNE")
     assert "Made up. Published under MIT License." in model.summary
     assert "sha256" in model.summary
-    assert "Published under MIT License." in model.licence
+    assert "Published under MIT License" in model.licence
     assert "doi:10." in model.citation
     assert {"picking", "detection", "denoising"} >= {model.task}
     assert "N" not in model.labels

@@ -122,7 +122,7 @@ def test_parameters_that_do_not_change_the_answer_are_ignored(
 class TwoOutputs:
     """A network with two outputs: its input, and twice that."""
 
-    lanes = 1
+    lanes, batch_samples = 1, 65_536
 
     def predict(self, model: Any, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {"once": inputs["waveform"], "twice": 2 * inputs["waveform"]}

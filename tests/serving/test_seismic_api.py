@@ -87,7 +87,7 @@ def test_samples_and_miniseed_give_the_picks_of_this_process_bit_for_bit(stub: S
     for sent in (waveforms(stream), wire.Waveforms(miniseed=[miniseed(stream)])):
         response = stub.pick(wire.PickRequest(waveforms=sent), timeout=60)
         assert answered(response) == rows(expected)
-        assert (response.model.name, response.model.version) == ("phasenet", 1)
+        assert (response.model.name, response.model.version) == ("onset", 1)
         assert response.provenance == expected.provenance
 
 
@@ -156,10 +156,10 @@ def test_conflicting_records_come_with_a_warning(stub: Stub) -> None:
     assert ["BW.RJOB..EHZ: overlapping records disagree" in text for text in response.warnings] == [True]
 
 
-@pytest.mark.parametrize("name", ["", "phasenet"])
+@pytest.mark.parametrize("name", ["", "onset"])
 def test_a_model_tells_its_manifest(stub: Stub, here: Client, name: str) -> None:
     response = stub.model(wire.GetModelRequest(model=wire.ModelSpec(name=name)), timeout=30)
-    assert (response.model.name, response.model.version) == ("phasenet", 1)
+    assert (response.model.name, response.model.version) == ("onset", 1)
     assert decode(response.manifest_json, "answer") == here.model().manifest
 
 

@@ -49,7 +49,7 @@ def waveforms(n: int = 2) -> np.ndarray:
 
 
 def lively(model: keras.Model) -> keras.Model:
-    """Made-up weights that give probabilities of all sizes."""
+    """Made-up weights whose probabilities vary, though not so steeply that rounding shows."""
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D):
@@ -60,7 +60,7 @@ def lively(model: keras.Model) -> keras.Model:
     for number, label in enumerate(("detection", "P", "S")):
         layer, values = model.get_layer(f"{label}_logit"), found[..., number]
         kernel, _ = layer.get_weights()
-        layer.set_weights([kernel * 2 / values.std(), -np.full(1, 2 * values.mean() / values.std())])
+        layer.set_weights([kernel * 0.5 / values.std(), -np.full(1, 0.5 * values.mean() / values.std())])
     return model
 
 
@@ -81,7 +81,7 @@ def test_every_sample_gets_three_probabilities(network: keras.Model) -> None:
 @pytest.mark.parametrize("scale", [1e-14, 1e9])
 def test_amplitude_changes_nothing(network: keras.Model, scale: float) -> None:
     expected = np.asarray(network(waveforms()))
-    np.testing.assert_allclose(network(waveforms() * np.float32(scale)), expected, atol=1e-3)  # of steep made-up curves
+    np.testing.assert_allclose(network(waveforms() * np.float32(scale)), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("value", [7.3, -1e-14, 1e9])
@@ -95,7 +95,7 @@ def test_a_dead_component_is_a_missing_one(network: keras.Model, value: float) -
 def test_windows_do_not_know_one_another(network: keras.Model) -> None:
     both = np.asarray(network(waveforms(3)))
     for number, window in enumerate(waveforms(3)):
-        np.testing.assert_allclose(network(window[None])[0], both[number], atol=1e-4)
+        np.testing.assert_allclose(network(window[None])[0], both[number], atol=1e-5)
 
 
 def test_local_attention_sees_neighbours_only() -> None:

@@ -17,6 +17,7 @@ from seisserve._version import __version__
 from seisserve.bundle import saved_model, write_golden
 from seisserve.manifest import DETECTION, Label, Manifest, Source, Training
 from seisserve.windows import Curve
+from seisserve_training.augment import clip
 from seisserve_training.config import Config
 from seisserve_training.datasets import LabelledTrace, of_split, rows_of
 from seisserve_training.evaluation import WITHIN_S, Evaluation, best_thresholds, curves, evaluate, judged, residuals
@@ -27,7 +28,7 @@ from seisserve_training.uncertainty import Calibration, calibrate
 
 __all__ = ["choose_labels", "golden_windows", "write_bundle"]
 
-CANDIDATES = np.round(np.arange(0.15, 0.8, 0.05), 2)
+CANDIDATES = np.round(np.arange(0.15, 0.96, 0.05), 2)
 
 
 def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTrace], folder: Path) -> Manifest:
@@ -120,11 +121,16 @@ def _calibration_note(fit: Calibration) -> str:
 
 
 def golden_windows(manifest: Manifest) -> NDArray[np.float32]:
-    """Made windows of every kind: events, noise, one component, a constant, the smallest and largest amplitudes."""
+    """Made windows of every kind: events, noise, one component, a constant, the smallest and largest amplitudes.
+
+    For recovery the events are clipped, at a tenth to a half of their peak: it leaves all others alone.
+    """
     samples, rate = manifest.window_samples, manifest.sampling_rate_hz
     rng = np.random.default_rng(20_190_101)
     events = [synthetic_event(rng, samples, rate).waveform for _ in range(4)]
     events = [event / np.abs(event).max() * 1000 for event in events]
+    if manifest.task == "recovery":
+        events = [clip(event, level) for event, level in zip(events, (0.5, 0.3, 0.1, 0.2), strict=True)]
     windows = [
         *events,
         synthetic_noise(rng, samples, rate),

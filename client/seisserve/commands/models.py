@@ -11,6 +11,7 @@ from seisserve import bundle, runtime
 from seisserve.bundle import Bundle
 from seisserve.cli import FAILED, fail
 from seisserve.errors import BundleError
+from seisserve.manifest import Artifact
 
 __all__ = ["models"]
 
@@ -50,20 +51,26 @@ def verify(names: tuple[str, ...], repository: Path | None) -> int:
     for one in [bundle.find(name, repository) for name in names] or _all(repository):
         for name, artifact in one.manifest.artifacts.items():
             what = f"{one.name}:{one.version} {name}"
-            runner = {"onnx": "onnxruntime", "saved_model": "tensorflow"}[artifact.format]
             if not one.has(artifact):
                 click.echo(f"{what}: not here (a wheel carries ONNX files only)")
                 continue
-            if not runtime.installed(runner):
-                click.echo(f"{what}: not run, {runner} is not installed")
-                continue
-            try:
-                error = runtime.golden_error(one, runtime.load(one, runner, 1))
-            except BundleError as problem:
-                failed = fail(str(problem), FAILED)
-                continue
-            click.echo(f"{what}: digest right, golden outputs within {error:.1e}")
+            for runner, kind in runtime.RUNTIMES.items():
+                if kind.format == artifact.format:
+                    failed = _verify(one, artifact, runner, what) or failed
     return failed
+
+
+def _verify(one: Bundle, artifact: Artifact, runner: str, what: str) -> int:
+    """Prove an artifact on a runtime, and say so; the exit code."""
+    if not runtime.installed(runner):
+        click.echo(f"{what}: not run, {runner} is not installed")
+        return 0
+    try:
+        error = runtime.golden_error(one, runtime.load(one, runner, 1, artifact.precision))
+    except BundleError as problem:
+        return fail(str(problem), FAILED)
+    click.echo(f"{what}: on {runner} digest right, golden outputs within {error:.1e}")
+    return 0
 
 
 def _all(repository: Path | None) -> list[Bundle]:

@@ -11,10 +11,13 @@ import click
 from seisserve.client import DEFAULT_MODELS, Client
 from seisserve.errors import UsageError
 from seisserve.manifest import Task
+from seisserve.runtime import RUNTIMES
+from seisserve.runtimes.onnx import PROVIDERS
+from seisserve.runtimes.setup import PRECISIONS
 
 __all__ = [
-    "Where", "client_options", "inputs", "reading_options", "table_options", "thresholds", "verbose_option",
-    "waveform_options", "writable",
+    "Where", "client_options", "inputs", "reading_options", "setup_options", "table_options", "thresholds",
+    "verbose_option", "waveform_options", "writable",
 ]  # fmt: skip
 
 Command = Callable[..., Any]
@@ -25,8 +28,11 @@ class Where(NamedTuple):
 
     server: str | None
     repository: Path | None
-    runtime: str
+    runtime: str | None
     threads: int | None
+    precision: str | None
+    providers: tuple[str, ...] | None
+    tuned: bool
     timeout_s: float
 
     def client(self) -> Client:
@@ -36,6 +42,9 @@ class Where(NamedTuple):
             repository=self.repository,
             runtime=self.runtime,
             threads=self.threads,
+            precision=self.precision,
+            providers=self.providers,
+            tuned=self.tuned,
             timeout_s=self.timeout_s,
         )
 
@@ -53,25 +62,50 @@ def client_options(task: Task) -> Callable[[Command], Command]:
 
 def _client_options(command: Command, default_model: str) -> Command:
     def wrapped(
-        server: str | None, repository: Path | None, runtime: str, threads: int | None, timeout: float, **rest: Any
+        server: str | None,
+        repository: Path | None,
+        runtime: str | None,
+        threads: int | None,
+        precision: str | None,
+        providers: tuple[str, ...],
+        tuned: bool,
+        timeout: float,
+        **rest: Any,
     ) -> Any:
-        return command(where=Where(server, repository, runtime, threads, timeout), **rest)
+        where = Where(server, repository, runtime, threads, precision, providers or None, tuned, timeout)
+        return command(where=where, **rest)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__dict__.update(command.__dict__)
-    for option in (
+    return _with(
+        wrapped,
         click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Of each call to a server."),
-        click.option("--threads", type=click.IntRange(1), help="Batches at once, in this process [default: all]."),
-        click.option(
-            "--runtime", type=click.Choice(["onnxruntime", "tensorflow"]), default="onnxruntime", show_default=True,
-            help="In this process: what runs the network.",
-        ),
+        setup_options,
         click.option("--repository", type=click.Path(path_type=Path), help="Folder of models [default: the shipped]."),
         click.option("--server", metavar="HOST:PORT", help="A seisserve server [default: run in this process]."),
         click.option("--model", default=default_model, show_default=True, metavar="NAME[:VERSION]"),
-    ):  # fmt: skip
-        wrapped = option(wrapped)
-    return wrapped
+    )
+
+
+def setup_options(command: Command) -> Command:
+    """--runtime, --threads, --precision, --provider and --no-tuned: how models are run in this process."""
+    return _with(
+        command,
+        click.option(
+            "--tuned/--no-tuned", default=True, help="Use what `seisserve tune` chose, where none of these is given."
+        ),
+        click.option(
+            "--provider", "providers", multiple=True, type=click.Choice(list(PROVIDERS)),
+            help="Of onnxruntime; several in order of preference [default: cpu].",
+        ),
+        click.option(
+            "--precision", type=click.Choice(PRECISIONS), help="Which artifact of the model [default: float32]."
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Batches at once [default: one for each processor]."),
+        click.option(
+            "--runtime", type=click.Choice(list(RUNTIMES)), help="What runs the network [default: onnxruntime]."
+        ),
+    )  # fmt: skip
 
 
 def reading_options(command: Command) -> Command:

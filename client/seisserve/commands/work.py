@@ -12,10 +12,10 @@ import click
 from seisserve.cli import SOME_INPUTS_FAILED, fail
 from seisserve.commands.options import writable
 from seisserve.errors import WaveformError
-from seisserve.reading import batches, files, read_file
+from seisserve.reading import Batch, batches, files, read_file
 from seisserve.restoration import Restoration
 from seisserve.tables import Table, format_of
-from seisserve.traces import Trace
+from seisserve.traces import Trace, handed_over
 from seisserve.writing import check_waveform_format, waveform_format, write_waveforms
 
 __all__ = ["Group", "Target", "readable", "report", "restore", "table_target", "tabulate"]
@@ -37,13 +37,13 @@ def table_target(table: type[Table[Any]], output: str, kind: str | None) -> Targ
     return Target(sys.stdout if output == "-" else writable(Path(output)), chosen)
 
 
-def tabulate(groups: Iterable[Group], work: Callable[[list[Trace]], Table[Any]], target: Target) -> int:
+def tabulate(groups: Iterable[Group], work: Callable[[Iterable[Trace]], Table[Any]], target: Target) -> int:
     """Write what the work finds in all groups as one table; the exit code."""
     found: Table[Any] | None = None
     failed = 0
     try:
         for traces, errors in groups:
-            more = work(traces)
+            more = work(handed_over(traces))
             failed = report(more.warnings, [*errors, *more.errors]) or failed
             if found is None:
                 found = more
@@ -108,16 +108,21 @@ def readable(inputs: tuple[Path, ...], verbose: bool, doing: str) -> Iterator[Gr
     bar: Any = click.progressbar(groups, label=doing, file=sys.stderr, hidden=not sys.stderr.isatty())
     with bar as shown:
         for group in shown:
-            traces: list[Trace] = []
-            errors = list(group.errors)
-            for path in group.files:
-                if verbose:
-                    click.echo(f"reading {path}", err=True)
-                try:
-                    more, problems = read_file(path)
-                except WaveformError as error:
-                    errors.append(error)
-                    continue
-                traces.extend(more)
-                errors.extend(problems)
-            yield traces, errors
+            yield _read(group, verbose)
+
+
+def _read(group: Batch, verbose: bool) -> Group:
+    """The traces of files that belong together, and the errors met."""
+    traces: list[Trace] = []
+    errors = list(group.errors)
+    for path in group.files:
+        if verbose:
+            click.echo(f"reading {path}", err=True)
+        try:
+            more, problems = read_file(path)
+        except WaveformError as error:
+            errors.append(error)
+            continue
+        traces.extend(more)
+        errors.extend(problems)
+    return traces, errors

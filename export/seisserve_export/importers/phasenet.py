@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from seisserve_export.importers.keras_hdf5 import read_variables
 
-__all__ = ["load_phasenet_keras_h5", "load_phasenet_tf1"]
+__all__ = ["load_phasenet_keras_h5", "load_phasenet_tf1", "normalise"]
 
 WINDOW = 3000
 COMPONENTS = 3

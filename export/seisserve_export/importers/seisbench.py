@@ -216,7 +216,11 @@ def _name(network: Network, files: Files) -> str:
 def _licence(text: str) -> str:
     """What the description says of it, word for word."""
     said = [sentence for sentence in re.split(r"(?<=[.!?])\s+", text) if re.search("licen[cs]e", sentence, re.I)]
-    return f"not stated with the weights, but: {' '.join(said)[:200]}" if said else "not stated with the weights"
+    return (
+        f"not stated with the weights, but: {' '.join(said)[:200].rstrip('.')}"
+        if said
+        else "not stated with the weights"
+    )
 
 
 def _module(network: Network, state: State, components: int, taps: NDArray[np.float64] | None) -> tf.Module:

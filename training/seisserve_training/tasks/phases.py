@@ -16,7 +16,7 @@ from seisserve_training.examples import Examples
 from seisserve_training.labels import target
 from seisserve_training.tasks.task import Pair, Task
 
-__all__ = ["PHASE_PICKING", "phase_scores"]
+__all__ = ["PHASE_PICKING", "cross_entropy", "phase_scores"]
 
 
 def pair(examples: Examples, rng: np.random.Generator) -> Pair:

@@ -1,0 +1,1 @@
+"""Runtimes: what can run an artifact of a bundle in this process, one module each."""
