@@ -87,7 +87,7 @@ def test_card_of_what_is_no_bundle(tmp_path: Path) -> None:
     assert isinstance(invoke("card", tmp_path).exception, SeisserveError)
 
 
-@pytest.mark.parametrize("module", ["bundles", "card", "commands", "convert", "gate"])
+@pytest.mark.parametrize("module", ["artifacts", "bundles", "card", "commands", "convert", "fold", "gate", "quantize"])
 def test_modules_import_nothing_heavy(module: str) -> None:
     code = f"import sys, seisserve_export.{module}; print({{'tensorflow', 'onnx', 'onnxruntime'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,6 +17,9 @@ from seisserve_training.tasks.recovery import CLIP_RECOVERY
 __all__ = ["RECOVERY", "Clipped", "recovery"]
 
 CITATION = "Zhu, Mousavi and Beroza (2020), Advances in Geophysics 61, doi:10.1016/bs.agph.2020.07.003"
+REACH = 512  # samples
+HIGHEST = 20.0  # times the clip level
+LITTLE = -4.0  # where the softplus begins: the network starts from the cubic
 
 
 @keras.saving.register_keras_serializable("seisserve")
@@ -50,8 +53,50 @@ class Range(keras.layers.Layer):
         return (waveform - middle) / ops.where(half > 0, half, ops.ones_like(half)), middle, half
 
 
+@keras.saving.register_keras_serializable("seisserve")
+class Bridge(keras.layers.Layer):
+    """How far beyond the clip level a cubic through both edges of a clipped run goes, 0 to HIGHEST times that level.
+
+    Inputs scaled and clipped (see Clipped), output of the same shape: the cubic with the values and slopes of the last
+    sample before the run and the first behind it. Zero where a run is longer than REACH or ends with the window.
+    """
+
+    def call(self, scaled, clipped):  # type: ignore[no-untyped-def]
+        """[n, samples, components] twice -> the same shape."""
+        free = 1 - ops.abs(clipped)
+        before, slope_in, left, known_left = _carry(scaled, free, 1)
+        after, slope_out, right, known_right = _carry(scaled, free, -1)
+        length = ops.maximum(left + right, 1)
+        t = left / length
+        cubic = (1 - t) * (1 - t) * ((1 + 2 * t) * before + left * slope_in)
+        cubic = cubic + t * t * ((3 - 2 * t) * after + right * slope_out)
+        return ops.clip(clipped * cubic - 1, 0, HIGHEST) * known_left * known_right
+
+
+def _carry(scaled: Any, free: Any, way: int) -> tuple[Any, Any, Any, Any]:
+    """Value and slope (towards the run) of the nearest free sample on one side of each, the distance to it, and 1 if
+    there is one within REACH. way: 1 looks at earlier samples, -1 at later ones."""
+    one, two = (_moved(scaled, way * step) for step in (1, 2))
+    slope = (3 * scaled - 4 * one + two) / 2
+    value, slope, distance, known = scaled * free, slope * free, ops.zeros_like(scaled), free
+    step = 1
+    while step < REACH:  # carries 1, 2, 4, ... samples at once
+        take = (1 - known) * _moved(known, way * step)
+        value, slope = value + take * _moved(value, way * step), slope + take * _moved(slope, way * step)
+        distance = distance + take * (_moved(distance, way * step) + step)
+        known, step = known + take, 2 * step
+    return value, slope, distance, known
+
+
+def _moved(x: Any, samples: int) -> Any:
+    """Later by that many samples (earlier if negative); zeros move in. [n, samples, components]"""
+    if samples > 0:
+        return ops.pad(x, ((0, 0), (samples, 0), (0, 0)))[:, :-samples]
+    return ops.pad(x, ((0, 0), (0, -samples), (0, 0)))[:, -samples:]
+
+
 def recovery(components: int = 3, filters: int = 8, dropout: float = 0.0) -> keras.Model:
-    """How far beyond the clip level the clipped samples were.
+    """How far beyond the clip level the clipped samples were: a cubic from edge to edge, corrected by the network.
 
     Input `waveform` [n, samples, components] in raw counts, samples a multiple of 256; output `waveform` of the same
     shape and units. The network finds the clipped samples itself, and is shown where they are; all others come back bit
@@ -60,9 +105,12 @@ def recovery(components: int = 3, filters: int = 8, dropout: float = 0.0) -> ker
     waveform = keras.Input((None, components), name="waveform")
     scaled, middle, half = Range(name="range")(waveform)
     clipped = Clipped(name="clipped")(scaled)
-    x = features(ops.expand_dims(ops.concatenate([scaled, clipped], axis=2), 1), filters, dropout)
-    excess = layers.Conv2D(components, 1, activation="softplus", name="excess")(x)
-    recovered = middle + clipped * half * (1 + ops.squeeze(excess, 1))
+    bridge = Bridge(name="bridge")(scaled, clipped)
+    x = features(ops.expand_dims(ops.concatenate([scaled, clipped, bridge], axis=2), 1), filters, dropout)
+    start = keras.initializers.Constant(LITTLE)
+    more = ops.squeeze(layers.Conv2D(components, 1, activation="softplus", name="more", bias_initializer=start)(x), 1)
+    times = ops.squeeze(layers.Conv2D(components, 1, activation="tanh", name="times")(x), 1)
+    recovered = middle + clipped * half * (1 + bridge * ops.exp(times) + more)
     high, low = ops.max(waveform, axis=1, keepdims=True), ops.min(waveform, axis=1, keepdims=True)
     recovered = ops.where(clipped > 0, ops.maximum(recovered, high), ops.minimum(recovered, low))
     return keras.Model(waveform, ops.where(ops.abs(clipped) > 0, recovered, waveform), name="recovery")
