@@ -485,7 +485,7 @@ def _calibrated(height: float, calibration: list[list[float]]) -> float:
     if not calibration:
         return height
     heights, shares = zip(*calibration, strict=True)
-    return float(np.interp(height, heights, shares))
+    return float(np.float32(np.interp(height, heights, shares)))
 
 
 def selftest(folder: Path, file: str = "model.onnx") -> str:

@@ -81,13 +81,13 @@ struct Reading {
 
   double calibrated(double height) const {
     if (calibration.empty()) return height;
-    if (height <= calibration.front().first) return calibration.front().second;
+    if (height <= calibration.front().first) return static_cast<float>(calibration.front().second);
     for (std::size_t k = 1; k < calibration.size(); ++k) {
       const auto [x0, y0] = calibration[k - 1];
       const auto [x1, y1] = calibration[k];
-      if (height < x1) return (y1 - y0) / (x1 - x0) * (height - x0) + y0;
+      if (height < x1) return static_cast<float>((y1 - y0) / (x1 - x0) * (height - x0) + y0);
     }
-    return calibration.back().second;
+    return static_cast<float>(calibration.back().second);
   }
 };
 
