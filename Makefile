@@ -63,6 +63,7 @@ tables = { [ -z "$(strip $(2))" ] || $(BIN)/seisserve evaluate --task $(1) $(2) 
 bench: setup
 	$(BIN)/python tests/benchmarks/station_day.py --model phasenet
 	$(BIN)/python tests/benchmarks/station_day.py --model onset
+	$(BIN)/python tests/benchmarks/edge.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-proto build dist seisserve-demo

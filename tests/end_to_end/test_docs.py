@@ -7,6 +7,7 @@ import shlex
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import click
 import obspy
 import pytest
 
@@ -60,6 +61,8 @@ def test_commands_and_options_exist(line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     command = seisserve.get_command(None, words[0])  # type: ignore[arg-type]
     assert command is not None, line
+    if isinstance(command, click.Group):
+        command = command.commands[words[1]]
     known = {option for parameter in command.params for option in parameter.opts}
     for word in words[1:]:
         if word.startswith("-") and word != "-":

@@ -79,7 +79,7 @@ class Process(subprocess.Popen[str]):
         super().__init__(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.stdout is not None
         line = self.stdout.readline()
-        found = re.search(r"phasenet on (\S+)$", line.strip())
+        found = re.search(r"serving .* on (\S+)$", line.strip())
         assert found, line + (self.stderr.read() if self.stderr else "")
         self.address = found[1]
 

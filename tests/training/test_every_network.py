@@ -27,7 +27,7 @@ SIZES = {  # smaller than shipped where that is allowed; samples, filters, steps
     "deepdenoiser": (3000, 4, 30),
     "deepphasepick": (480, 8, 100),
     "dncnn": (512, 8, 150),
-    "eqtransformer": (6000, 4, 60),
+    "eqtransformer": (6000, 4, 80),
     "gpd": (600, 8, 200),
     "onset": (1024, 8, 120),
     "phasenet": (1024, 8, 120),
