@@ -27,7 +27,6 @@ ENCODER = ((11, 1), (9, 2), (7, 2), (7, 4), (5, 4), (5, 8), (3, 8))  # width, fi
 RESIDUAL = (3, 3, 3, 3, 2, 3, 2)  # widths
 DECODER = ((3, 8), (5, 8), (5, 4), (7, 4), (7, 2), (9, 2), (11, 1))
 CROPPED = 3  # the step of a decoder that loses a sample at each end: 752 -> 750
-RARE = -4.0  # logit to begin with, from scratch: most samples hold neither an onset nor an event
 BLINDING = 500  # the ends of a window are seen with half their surroundings only
 
 
@@ -83,8 +82,7 @@ def _decode(x: Any, filters: int, label: str) -> Any:
         if number == CROPPED + 1:
             x = layers.Cropping2D((0, 1), name=f"{label}{number}_crop")(x)
         x = _conv(x, times * filters, width, f"{label}{number}", "relu")
-    rare = keras.initializers.Constant(RARE)
-    return layers.Conv2D(1, (1, DECODER[-1][0]), padding="same", bias_initializer=rare, name=f"{label}_logit")(x)
+    return _conv(x, 1, DECODER[-1][0], f"{label}_logit")
 
 
 def _conv(x: Any, filters: int, width: int, name: str, activation: str | None = None) -> Any:
