@@ -220,6 +220,48 @@ class AnnotateResponse(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., annotations: _Optional[_Iterable[_Union[Annotation, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ProcessRequest(_message.Message):
+    __slots__ = ("waveforms", "recover", "denoise", "pick", "detect", "options", "return_waveforms")
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    RECOVER_FIELD_NUMBER: _ClassVar[int]
+    DENOISE_FIELD_NUMBER: _ClassVar[int]
+    PICK_FIELD_NUMBER: _ClassVar[int]
+    DETECT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    RETURN_WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    waveforms: Waveforms
+    recover: ModelSpec
+    denoise: ModelSpec
+    pick: ModelSpec
+    detect: ModelSpec
+    options: Options
+    return_waveforms: bool
+    def __init__(self, waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., recover: _Optional[_Union[ModelSpec, _Mapping]] = ..., denoise: _Optional[_Union[ModelSpec, _Mapping]] = ..., pick: _Optional[_Union[ModelSpec, _Mapping]] = ..., detect: _Optional[_Union[ModelSpec, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., return_waveforms: bool = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("name", "model", "provenance", "traces")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    model: ModelSpec
+    provenance: str
+    traces: _containers.RepeatedCompositeFieldContainer[Trace]
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., provenance: _Optional[str] = ..., traces: _Optional[_Iterable[_Union[Trace, _Mapping]]] = ...) -> None: ...
+
+class ProcessResponse(_message.Message):
+    __slots__ = ("stages", "picks", "detections", "warnings")
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    PICKS_FIELD_NUMBER: _ClassVar[int]
+    DETECTIONS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    picks: _containers.RepeatedCompositeFieldContainer[Pick]
+    detections: _containers.RepeatedCompositeFieldContainer[Detection]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ..., picks: _Optional[_Iterable[_Union[Pick, _Mapping]]] = ..., detections: _Optional[_Iterable[_Union[Detection, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class GetModelRequest(_message.Message):
     __slots__ = ("model",)
     MODEL_FIELD_NUMBER: _ClassVar[int]

@@ -18,6 +18,7 @@ __all__ = ["CITATION", "PHASENET", "body", "features", "phasenet"]
 
 CITATION = "Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423"
 DEPTH, STRIDE, KERNEL = 5, 4, 7
+NOISE_PRIOR = 4.0  # logit; a sample of an onset is about one in a hundred
 FRAGMENTS = (512, 1024, 2048, 4096, 8192)
 
 
@@ -33,8 +34,13 @@ def phasenet(components: int = 3, classes: int = 3, filters: int = 8, dropout: f
 
 
 def body(x: Any, classes: int, filters: int, dropout: float) -> Any:
-    """The network behind the normalisation: [n, 1, samples, components] -> [n, samples, classes]."""
-    x = layers.Conv2D(classes, 1, name="logits")(features(x, filters, dropout))
+    """The network behind the normalisation: [n, 1, samples, components] -> [n, samples, classes].
+
+    The first class is noise, which most samples are. The bias says so from the start: a network that begins undecided
+    spends its first hundreds of steps on learning that, and some seeds never learn more.
+    """
+    prior = keras.initializers.Constant([NOISE_PRIOR] + [0.0] * (classes - 1))
+    x = layers.Conv2D(classes, 1, bias_initializer=prior, name="logits")(features(x, filters, dropout))
     return layers.Softmax(name="softmax")(ops.squeeze(x, 1))
 
 
