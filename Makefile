@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check proto models accuracy bench clean
+.PHONY: setup demo test check proto models accuracy bench bench-peers clean
 
 # The environment: one extra of each kind, at the versions in constraints.txt.
 setup: $(VENV)/.done
@@ -61,9 +61,19 @@ tables = { [ -z "$(strip $(2))" ] || $(BIN)/seisserve evaluate --task $(1) $(2) 
   --write -o docs/tables/$(1)_$$split.md; }
 
 bench: setup
-	$(BIN)/python tests/benchmarks/station_day.py --model phasenet
-	$(BIN)/python tests/benchmarks/station_day.py --model onset
+	$(BIN)/python tests/benchmarks/station_day.py -o docs/tables/station_day
 	$(BIN)/python tests/benchmarks/edge.py
 
+# The same weights, file and processors with SeisBench, in an environment of its own (PyTorch first, at its version).
+PEERS := $(VENV)-peers
+PEER_WEIGHTS ?= $(wildcard $(DATA)/weights/seisbench_phasenet_instance/*_MEDIUM_*.json)
+bench-peers: setup $(PEERS)/.done
+	$(BIN)/python tests/benchmarks/peers.py "$(PEER_WEIGHTS)" --python $(PEERS)/bin/python -o docs/tables/peers_seisbench
+$(PEERS)/.done:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet "torch==2.13.0"
+	$(PEERS)/bin/python -m pip install --quiet "seisbench==0.12.6"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-proto build dist seisserve-demo
+	rm -rf $(VENV) $(VENV)-proto $(PEERS) build dist seisserve-demo

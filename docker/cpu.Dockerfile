@@ -29,7 +29,7 @@ RUN groupadd --gid 10001 seisserve \
     && useradd --no-log-init --no-create-home --uid 10001 --gid 10001 seisserve
 # As numbers: Kubernetes can then tell that this is not root.
 USER 10001:10001
-EXPOSE 8500
+EXPOSE 8500 8501
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
     CMD ["python", "/opt/seisserve/healthcheck.py", "127.0.0.1:8500"]
 # Arguments of the container come after these: a repository such as /models, options. None: the shipped models.

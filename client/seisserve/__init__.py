@@ -22,6 +22,7 @@ from seisserve.errors import (
 from seisserve.manifest import Manifest
 from seisserve.picks import Pick
 from seisserve.restoration import Restoration, Restored
+from seisserve.results import Processed, Waveforms
 from seisserve.tables import Detections, Picks
 from seisserve.traces import Trace, from_arrays, from_stream
 from seisserve.transport import FakeTransport, Transport
@@ -38,6 +39,7 @@ __all__ = [
     "ModelNotFound",
     "Pick",
     "Picks",
+    "Processed",
     "Restoration",
     "Restored",
     "SeisserveError",
@@ -46,6 +48,7 @@ __all__ = [
     "Transport",
     "UsageError",
     "WaveformError",
+    "Waveforms",
     "__version__",
     "from_arrays",
     "from_stream",

@@ -8,14 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from seisserve import bundle, pipeline, runtime
+from seisserve import bundle, chain, pipeline, runtime
 from seisserve import restoration as restorations
 from seisserve import tuned as tuning
+from seisserve.access import Access
 from seisserve.annotations import Annotation, from_curve
+from seisserve.chain import STAGES, Options, Stage
 from seisserve.errors import BundleError, UsageError, WaveformError
 from seisserve.manifest import Manifest, Task, check_task
 from seisserve.resample import Phase
 from seisserve.restoration import Restoration
+from seisserve.results import Origin, Processed, Waveforms
 from seisserve.runtimes.setup import checked_precision
 from seisserve.segments import by_instrument
 from seisserve.tables import Detections, Picks
@@ -25,7 +28,9 @@ from seisserve.transport import Transport
 if TYPE_CHECKING:
     from obspy import Stream
 
+    from seisserve.picks import Pick
     from seisserve.remote import Remote
+    from seisserve.session import Session
 
 __all__ = ["DEFAULT_MODELS", "Client", "Model"]
 
@@ -66,7 +71,10 @@ class Client:
         providers: Iterable[str] | None = None,
         tuned: bool = True,
         timeout_s: float = 60.0,
+        access: Access | None = None,
     ) -> None:
+        if server is None and access is not None:
+            raise UsageError("access says how to reach a server, and none is named")
         if server is not None and repository is not None:
             raise UsageError("server and repository exclude one another: a server has its own models")
         if threads is not None and threads < 1:
@@ -83,7 +91,7 @@ class Client:
         if server is not None:
             from seisserve.remote import Remote  # gRPC is only loaded where it is used
 
-            self._remote = Remote(server, timeout_s)
+            self._remote = Remote(server, timeout_s, access)
 
     def __enter__(self) -> Client:
         return self
@@ -228,6 +236,57 @@ class Client:
         made.errors.extend(_each_instrument(waveforms, work, on_error))
         return made
 
+    def process(
+        self,
+        waveforms: Stream | Iterable[Trace],
+        *,
+        recover: str | bool = False,
+        denoise: str | bool = False,
+        pick: str | bool = False,
+        detect: str | bool = False,
+        thresholds: dict[str, float] | None = None,
+        hop_samples: int | None = None,
+        stacking: Literal["mean", "max"] | None = None,
+        resampling: Phase = "zero",
+        return_waveforms: bool = False,
+        on_error: OnError = "raise",
+    ) -> Processed:
+        """Recover what was clipped, take out the noise, then pick and detect: each stage if its model is named.
+
+        recover, denoise, pick, detect: a model, or True for the usual one. The waveforms that one stage makes are the
+        traces of the next. return_waveforms: have them in the result; those of the last stage are there anyway if
+        nothing is read from them. thresholds, hop_samples and stacking are for picking and detection; on_error as for
+        `pick`: an instrument that cannot be used is left out of every stage.
+        """
+        asked: dict[Stage, str | bool] = {"recover": recover, "denoise": denoise, "pick": pick, "detect": detect}
+        models = {
+            stage: self.model(DEFAULT_MODELS[STAGES[stage]] if name is True else name, STAGES[stage])
+            for stage, name in asked.items()
+            if name is not False
+        }
+        options = Options(thresholds, hop_samples, stacking)
+        manifests = chain.with_options({stage: model.manifest for stage, model in models.items()}, options)
+        keep = chain.returned(models, return_waveforms)
+        digests = chain.provenances(manifests, resampling)
+        transports = {stage: (manifest, models[stage].transport) for stage, manifest in manifests.items()}
+        origin = {stage: Origin(manifests[stage].name, models[stage].version, digests[stage]) for stage in models}
+        result = Processed(
+            Picks([], *origin["pick"]) if "pick" in models else None,
+            Detections([], *origin["detect"]) if "detect" in models else None,
+            Waveforms([], *origin["recover"]) if "recover" in keep else None,
+            Waveforms([], *origin["denoise"]) if "denoise" in keep else None,
+        )
+
+        def work(traces: Iterable[Trace]) -> None:
+            given, made = list(traces), None
+            if self._remote is not None:
+                made = self._remote.process(given, manifests, origin, options, resampling, keep)
+            result.add(made or chain.process(handed_over(given), transports, phase=resampling, keep=keep))
+
+        for left_out in _each_instrument(waveforms, work, on_error):
+            result.leave_out(left_out)
+        return result
+
     def annotate(
         self,
         waveforms: Stream | Iterable[Trace],
@@ -248,6 +307,35 @@ class Client:
 
         _each_instrument(waveforms, work, "raise")
         return found
+
+    def session(
+        self,
+        *,
+        model: str = DEFAULT_MODELS["picking"],
+        on_pick: Callable[[Pick], None] | None = None,
+        thresholds: dict[str, float] | None = None,
+        hop_samples: int | None = None,
+        stacking: Literal["mean", "max"] | None = None,
+        resampling: Phase = "zero",
+        wait_s: float = 10.0,
+        idle_s: float = 300.0,
+        conflicts: Literal["first", "drop"] = "first",
+        retry_s: float = 300.0,
+    ) -> Session:
+        """Picks in real time: packets of any number of stations go in as they come, each pick comes once.
+
+        Only with a server (`seisserve.realtime` is the same in this process). on_pick: called with each pick. wait_s: a
+        packet may begin that much earlier than the latest of its station; idle_s: a station that is silent for so long
+        has ended; conflicts: of packets that contradict one another the `first` counts, or both are dropped (`drop`),
+        for which every sample waits for `wait_s`; retry_s: how long a connection that broke is tried again. The rest as
+        for `pick`. docs/realtime.md has the rules. Raises UsageError, ModelNotFound, ServerError.
+        """
+        from seisserve.session import Session, SessionOptions
+
+        if self._remote is None:
+            raise UsageError('a session needs a server: Client("HOST:PORT"); in this process use seisserve.realtime')
+        options = SessionOptions(model, thresholds, hop_samples, stacking, resampling, wait_s, idle_s, conflicts)
+        return Session(self._remote, options, on_pick, retry_s)
 
     def _manifests(self) -> list[Manifest]:
         """Of all models that can be had here, the latest version of each."""

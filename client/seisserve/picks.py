@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seisserve.manifest import Manifest
+from seisserve.manifest import Label, Manifest
 from seisserve.segments import Segment
 from seisserve.stretches import flags, stretches
 from seisserve.windows import Curve
 
-__all__ = ["Pick", "extract"]
+__all__ = ["Pick", "extract", "measure"]
 
 NOISE_S, GUARD_S, SIGNAL_S = 5.0, 0.2, 2.0  # before the pick, left out, after the pick: what the SNR is taken from
 HALF_MAXIMUM_TO_SIGMA = 2.3548
@@ -60,19 +60,25 @@ def extract(curve: Curve, model: Manifest) -> list[Pick]:
             segment, first = curve.segments[number], int(curve.bounds[number])
             here = values[first : int(curve.bounds[number + 1])]
             sample = position - first
-            width = _half_width(here, sample) * 2 / HALF_MAXIMUM_TO_SIGMA / model.sampling_rate_hz
-            picks.append(
-                Pick(
-                    segment.trace_id,
-                    label,
-                    segment.time_ns(sample, _vertex(here, sample)),
-                    reading.calibrated(float(here[sample])),
-                    round(width * reading.uncertainty_scale, 4),
-                    _snr_db(segment, sample),
-                    flags(segment, sample, sample, model),
-                )
-            )
+            picks.append(measure(label, reading, segment, here, sample, flags(segment, sample, sample, model)))
     return sorted(picks, key=lambda pick: (pick.time_ns, pick.phase))
+
+
+def measure(
+    label: str, reading: Label, segment: Segment, values: NDArray[np.float32], sample: int, noted: tuple[str, ...]
+) -> Pick:
+    """The pick of a peak of the curve [n] over a segment, or over a part of one that reaches WIDTH_REACH samples, and
+    those that the SNR is taken from, to either side of the peak (as far as the segment does)."""
+    width = _half_width(values, sample) * 2 / HALF_MAXIMUM_TO_SIGMA / segment.sampling_rate_hz
+    return Pick(
+        segment.trace_id,
+        label,
+        segment.time_ns(sample, _vertex(values, sample)),
+        reading.calibrated(float(values[sample])),
+        round(width * reading.uncertainty_scale, 4),
+        _snr_db(segment, sample),
+        noted,
+    )
 
 
 def _spaced(values: NDArray[np.float32], peaks: _Peaks, distance: int) -> _Peaks:

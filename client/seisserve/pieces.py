@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from seisserve.deferred import is_deferred
 from seisserve.detections import Detection
 from seisserve.manifest import Manifest
 from seisserve.picks import GUARD_S, NOISE_S, SIGNAL_S, WIDTH_REACH, Pick
@@ -45,11 +46,16 @@ def _begin_ns(item: Pick | Detection) -> int:
 
 
 def groups(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """The segments in groups of at most PIECE_SAMPLES samples; a longer one is a group by itself."""
+    """The segments in groups of at most PIECE_SAMPLES samples; a longer one is a group by itself.
+
+    Samples are deferred no longer, but for those of a longer one.
+    """
     group: list[Segment] = []
     samples = 0
     for segment in segments:
         length = segment.samples.shape[1]
+        if length <= PIECE_SAMPLES and is_deferred(segment.samples):
+            segment = segment._replace(samples=np.asarray(segment.samples))
         if group and samples + length > PIECE_SAMPLES:
             yield group
             group, samples = [], 0

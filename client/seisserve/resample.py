@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seisserve.errors import UsageError
 
-__all__ = ["NS", "Phase", "check_phase", "exact_rate", "resample"]
+__all__ = ["NS", "Phase", "check_phase", "exact_rate", "extent", "needed", "resample"]
 
 NS = 1_000_000_000
 ZERO_CROSSINGS = 16  # half length of the filter, in samples of the lower of the two rates
@@ -26,6 +26,7 @@ KAISER_BETA = 8.0  # about 80 dB in the stop band
 FINE = 32  # steps per input sample at which the minimum-phase filter is tabulated
 FLOOR = 1e-5  # of the peak amplitude: the logarithm must stay finite between the side lobes
 MOST_PHASES = 1024  # of the filter, one by one; beyond, places between two samples are rounded to as many
+LONGEST_KEPT = 256  # input samples on either side, of filters whose phases are kept from call to call
 BLOCK = 16_384  # outputs made at a time: block, input and sum stay in the cache
 
 Phase = Literal["zero", "causal"]
@@ -54,31 +55,62 @@ def resample(
     response: no energy precedes an onset, but everything comes later (docs/waveforms.md has the measured bias).
     """
     check_phase(phase)
-    source, target = exact_rate(rate_hz), exact_rate(target_hz)
-    step = source / target  # input samples per output sample
-    origin = Fraction(start_ns) / NS * source  # where the first input sample lies, in input samples since the epoch
-    first = -(-origin // step)
-    last = (origin + len(samples) - 1) // step
-    count = int(last - first) + 1
-    if count <= 0:
-        return np.empty(0), int(first)
+    step, origin = _steps(start_ns, rate_hz, target_hz)
+    count, first = extent(len(samples), start_ns, rate_hz, target_hz)
+    if not count:
+        return np.empty(0), first
 
     wider = max(step, Fraction(1))  # of the two intervals, in input samples
-    half = math.ceil(ZERO_CROSSINGS * wider)
+    half = _half(step)
     kernel = _kernel(float(1 / wider) * ROLL_OFF, half, phase)
-    reach = half if phase == "zero" else 2 * half  # the causal filter is as long, with all of it on one side
+    reach = _reach(step, phase)
     padded = np.pad(samples.astype(np.float64), reach, mode="edge")
     resampled = np.empty(count)
     phases, advance = step.denominator, step.numerator
     if phases > MOST_PHASES:
-        return _quantised(padded, kernel, reach, first * step - origin, step, count), int(first)
+        return _quantised(padded, kernel, reach, first * step - origin, step, count), first
     for r in range(min(phases, count)):
         position = (first + r) * step - origin
         below = int(position // 1)
         taps = kernel(np.arange(-reach + 1, reach + 1, dtype=np.float64) - float(position - below))
         out = resampled[r::phases]
         out[:] = _weighted_sum(padded, taps / taps.sum(), below + 1, advance, len(out))
-    return resampled, int(first)
+    return resampled, first
+
+
+def extent(samples: int, start_ns: int | Fraction, rate_hz: float, target_hz: float) -> tuple[int, int]:
+    """How many samples `resample` makes of so many, and the index of the first of them."""
+    step, origin = _steps(start_ns, rate_hz, target_hz)
+    first = -(-origin // step)
+    last = (origin + samples - 1) // step
+    return max(int(last - first) + 1, 0), int(first)
+
+
+def needed(
+    begin: int, end: int, samples: int, start_ns: int | Fraction, rate_hz: float, target_hz: float, phase: Phase
+) -> tuple[int, int]:
+    """Which of the input samples (from one to just before the other) decide the output samples from index `begin` to
+    just before `end`: resampled alone they give these the very same values."""
+    step, origin = _steps(start_ns, rate_hz, target_hz)
+    reach = _reach(step, phase) + 1
+    first, last = begin * step - origin, (end - 1) * step - origin
+    return max(int(first // 1) - reach, 0), min(int(last // 1) + 1 + reach, samples)
+
+
+def _steps(start_ns: int | Fraction, rate_hz: float, target_hz: float) -> tuple[Fraction, Fraction]:
+    """Input samples for each output sample, and where the first input sample lies, in input samples since 1970."""
+    source = exact_rate(rate_hz)
+    return source / exact_rate(target_hz), Fraction(start_ns) / NS * source
+
+
+def _half(step: Fraction) -> int:
+    """Half the length of the zero-phase filter, in input samples."""
+    return math.ceil(ZERO_CROSSINGS * max(step, Fraction(1)))
+
+
+def _reach(step: Fraction, phase: Phase) -> int:
+    """How far from an output sample input counts: the causal filter is as long, with all of it on one side."""
+    return _half(step) if phase == "zero" else 2 * _half(step)
 
 
 def _weighted_sum(
@@ -119,9 +151,8 @@ def _quantised(
     Each output's place between two input samples is rounded down to 1/1024 of the interval, by exact arithmetic on
     absolute time: where the record was cut makes no difference.
     """
-    distance = np.arange(-reach + 1, reach + 1, dtype=np.float64)
-    table = np.stack([kernel(distance - k / MOST_PHASES) for k in range(MOST_PHASES)])
-    table /= table.sum(axis=1, keepdims=True)
+    # A long one is not worth keeping: it takes hundreds of megabytes, and less time than the record.
+    table = _table(kernel, reach) if reach <= LONGEST_KEPT else _table.__wrapped__(kernel, reach)
     origin = int(start * MOST_PHASES * step.denominator)
     out = np.empty(count)
     for low in range(0, count, BLOCK):
@@ -136,6 +167,16 @@ def _quantised(
     return out
 
 
+@lru_cache(maxsize=4)
+def _table(kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]], reach: int) -> NDArray[np.float64]:
+    """[phases, taps]: the filter for places between two samples, in steps of 1/1024 of the interval."""
+    distance = np.arange(-reach + 1, reach + 1, dtype=np.float64)
+    table = np.stack([kernel(distance - k / MOST_PHASES) for k in range(MOST_PHASES)])
+    table /= table.sum(axis=1, keepdims=True)
+    return table
+
+
+@lru_cache(maxsize=16)  # a record that comes in packets asks with every one of them
 def _kernel(cutoff: float, half: int, phase: Phase) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """The filter as a function of distance: input time minus output time, in input samples.
 

@@ -11,7 +11,7 @@ from seisserve.errors import BundleError, UsageError
 from seisserve.manifest import Artifact, Manifest
 from seisserve.runtimes.onnx import OnnxRuntime, onnxruntime_errors
 from seisserve.runtimes.openvino import OpenVinoRuntime
-from seisserve.runtimes.setup import Setup, processors
+from seisserve.runtimes.setup import DEVICE, Backend, Device, Setup, processors
 from seisserve.runtimes.tensorflow import TensorFlowRuntime
 from seisserve.transport import Transport
 from seisserve.windows import BATCH_SAMPLES
@@ -37,27 +37,41 @@ def load(
     precision: str = "float32",
     providers: tuple[str, ...] = ("cpu",),
     batch_samples: int = BATCH_SAMPLES,
+    device: Device = DEVICE,
+    backend: Backend | None = None,
 ) -> Transport:
     """The bundle's network, ready to run and proven: it has the manifest's digest and gives the golden outputs.
 
-    Options as in `Setup`. Raises BundleError, UsageError.
+    Options as in `Setup`. Raises BundleError, UsageError, ServerError if a backend does not answer.
     """
-    chosen, wanted = _kind(runtime, providers), lanes or processors()
     loaded: Transport
-    if chosen is OnnxRuntime:
-        loaded = OnnxRuntime(bundle, wanted, precision, providers, batch_samples)
+    if backend is not None:
+        from seisserve.runtimes.remote import RemoteRuntime  # gRPC is only loaded where it is used
+
+        loaded = RemoteRuntime(bundle, backend)
+        name, where, tolerance = backend.address, str(bundle.folder), bundle.manifest.golden_tolerance
     else:
-        loaded = chosen(bundle, wanted, precision, batch_samples=batch_samples)
-    artifact, path = bundle.artifact(chosen.format, precision)
-    error, tolerance = golden_error(bundle, loaded), golden_tolerance(bundle.manifest, artifact)
+        chosen, wanted = _kind(runtime, providers), lanes or processors()
+        if chosen is OnnxRuntime:
+            loaded = OnnxRuntime(bundle, wanted, precision, providers, batch_samples, device)
+        else:
+            loaded = chosen(bundle, wanted, precision, batch_samples=batch_samples)
+        artifact, path = bundle.artifact(chosen.format, precision)
+        name, where, tolerance = runtime, str(path), golden_tolerance(bundle.manifest, artifact)
+    try:
+        error = golden_error(bundle, loaded)
+    except UsageError as refused:  # by a backend
+        raise BundleError(f"{where}: not to be had from {name}: {refused}") from refused
     if not error <= tolerance:
-        raise BundleError(f"{path}: golden outputs differ by {error:.2g} on {runtime}, tolerance {tolerance:.2g}")
+        raise BundleError(f"{where}: golden outputs differ by {error:.2g} on {name}, tolerance {tolerance:.2g}")
     return loaded
 
 
 def prepare(bundle: Bundle, setup: Setup) -> tuple[Manifest, Transport]:
     """The network, loaded and proven, and its manifest for that: at another precision than float32 the manifest lists
     the artifact that runs and no other, so that the results' provenance tells it apart. Raises as `load`."""
+    if setup.backend is not None:
+        return bundle.manifest, load(bundle, *setup)
     chosen = bundle.at(_kind(setup.runtime, setup.providers).format, setup.precision)
     return chosen.manifest, load(chosen, *setup)
 

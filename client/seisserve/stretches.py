@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from seisserve.manifest import Manifest
 from seisserve.segments import Segment
 
-__all__ = ["Stretches", "flags", "stretches"]
+__all__ = ["Stretches", "flags", "flags_of", "stretches"]
 
 
 class Stretches(NamedTuple):
@@ -50,8 +50,12 @@ def _first(stretch: NDArray[np.int64], yes: NDArray[np.bool_]) -> NDArray[np.int
 
 def flags(segment: Segment, first: int, last: int, model: Manifest) -> tuple[str, ...]:
     """What to know about samples first to last of a segment: `edge`, `fragment`, `missing_N` and so on."""
-    length = segment.samples.shape[1]
-    found = [f"missing_{code}" for code, live in zip(model.components, segment.live, strict=True) if not live]
+    return flags_of(segment.samples.shape[1], segment.live, first, last, model)
+
+
+def flags_of(length: int, live: tuple[bool, ...], first: int, last: int, model: Manifest) -> tuple[str, ...]:
+    """The same for a segment of that length, with those components."""
+    found = [f"missing_{code}" for code, there in zip(model.components, live, strict=True) if not there]
     if length < model.window_samples:
         found.insert(0, "fragment")
     if min(first, length - 1 - last) < model.edge_samples:

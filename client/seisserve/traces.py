@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from seisserve.deferred import is_deferred, spans
 from seisserve.errors import UsageError, WaveformError
 from seisserve.extras import need
 
 if TYPE_CHECKING:
     from obspy import Stream
 
-__all__ = ["Trace", "check", "from_arrays", "from_stream", "handed_over", "is_stream", "to_obspy", "to_traces"]
+__all__ = [
+    "Trace",
+    "check",
+    "check_samples",
+    "from_arrays",
+    "from_stream",
+    "handed_over",
+    "is_stream",
+    "to_obspy",
+    "to_traces",
+]
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 100_000.0
 MAX_AMPLITUDE = float(np.finfo(np.float32).max) / 4
@@ -45,12 +56,22 @@ def check(trace: Trace) -> Trace:
     if not MIN_RATE_HZ <= trace.sampling_rate_hz <= MAX_RATE_HZ:
         expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ:.0f}"
         raise WaveformError(f"{where}: sampling rate is {trace.sampling_rate_hz} Hz; expected {expected}")
-    if trace.samples.dtype.kind == "f":
-        bad = trace.samples.size - int(np.count_nonzero(np.isfinite(trace.samples)))
-        if bad:
-            raise WaveformError(f"{where}: {bad} of {trace.samples.size} samples are NaN or infinite")
-        if trace.samples.size and float(np.abs(trace.samples).max()) > MAX_AMPLITUDE:
-            raise WaveformError(f"{where}: amplitudes exceed {MAX_AMPLITUDE:.0e}")
+    return trace if is_deferred(trace.samples) else check_samples(trace)
+
+
+def check_samples(trace: Trace) -> Trace:
+    """The trace itself, or WaveformError if its samples are not finite, or larger than a network can take."""
+    if trace.samples.dtype.kind != "f":
+        return trace
+    bad, highest = 0, 0.0
+    for begin, end in spans(0, trace.samples.size):
+        part = trace.samples[begin:end]
+        bad += part.size - int(np.count_nonzero(np.isfinite(part)))
+        highest = max(highest, float(np.abs(part).max()))
+    if bad:
+        raise WaveformError(f"trace {trace.id}: {bad} of {trace.samples.size} samples are NaN or infinite")
+    if highest > MAX_AMPLITUDE:
+        raise WaveformError(f"trace {trace.id}: amplitudes exceed {MAX_AMPLITUDE:.0e}")
     return trace
 
 

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from seisserve.manifest import Manifest
 from seisserve.segments import Segment
 
-__all__ = ["BATCH_SAMPLES", "Curve", "Windows", "batch_size", "cut", "overlap", "stack", "stack_parts"]
+__all__ = [
+    "BATCH_SAMPLES", "Curve", "Windows", "batch_size", "between_frames", "cut", "overlap", "stack", "stack_parts",
+]  # fmt: skip
 
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -28,7 +30,8 @@ def batch_size(length: int, samples: int = BATCH_SAMPLES) -> int:
 class Windows(NamedTuple):
     """Windows over the segments of one instrument, ordered by length, then by time.
 
-    samples: [components, n], all segments one after the other, segment k from bounds[k] to bounds[k + 1].
+    samples: [components, n], all segments one after the other, segment k from bounds[k] to bounds[k + 1]; those of one
+    long segment may be deferred.
     starts, lengths: [windows], in samples. A fragment (a segment shorter than a window) has one window, padded with
     its edge values; it is the only case of a window that reaches beyond its segment.
     """
@@ -62,7 +65,9 @@ class Windows(NamedTuple):
 
     def batch_rows(self, size: int | None = None, samples: int = BATCH_SAMPLES) -> Iterator[slice]:
         """The rows of each batch: at most `size` windows of one length."""
-        edges = sorted({0, *(np.flatnonzero(np.diff(self.lengths)) + 1).tolist(), len(self)})
+        several = len(self) > 0 and self.lengths[0] != self.lengths[-1]
+        changes = (np.flatnonzero(np.diff(self.lengths)) + 1).tolist() if several else []
+        edges = sorted({0, *changes, len(self)})
         for begin, end in pairwise(edges):
             step = size or batch_size(int(self.lengths[begin]), samples)
             for low in range(begin, end, step):
@@ -73,7 +78,8 @@ class Windows(NamedTuple):
         segment = np.searchsorted(self.bounds, starts, side="right") - 1
         first, last = self.bounds[segment], self.bounds[segment + 1] - 1
         if np.all(starts + length - 1 <= last):
-            return sliding_window_view(self.samples, length, axis=1)[:, starts]
+            low, high = int(starts.min()), int(starts.max()) + length
+            return sliding_window_view(self.samples[:, low:high], length, axis=1)[:, starts - low]
         index = np.minimum(starts[:, None] + np.arange(length), last[:, None])
         return self.samples[:, np.maximum(index, first[:, None])]
 
@@ -105,15 +111,19 @@ def cut(segments: list[Segment], model: Manifest) -> Windows:
             sizes.append(choices[np.searchsorted(choices, [length])])
             continue
         last = length - window
-        grid = np.arange(-segment.grid_index % hop, last + 1, hop)
-        inside = np.unique(np.concatenate([[0], grid, [last]]))
-        starts.append(begin + inside)
-        sizes.append(np.full(len(inside), window))
+        first = -segment.grid_index % hop
+        grid = np.arange(begin + first, begin + last + 1, hop)
+        flush = last > 0 and (last < first or (last - first) % hop > 0)  # one more, that ends with the segment
+        inside = np.concatenate([[begin] if first else grid[:0], grid, [begin + last] if flush else grid[:0]])
+        starts.append(inside)
+        sizes.append(np.broadcast_to(np.int64(window), len(inside)))
     if not segments:
         return Windows([], np.zeros((len(model.components), 0)), bounds, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    if len(segments) == 1:
+        return Windows(segments, segments[0].samples, bounds, starts[0], sizes[0])
     all_starts, all_sizes = np.concatenate(starts), np.concatenate(sizes)
     order = np.argsort(all_sizes, kind="stable")
-    samples = segments[0].samples if len(segments) == 1 else np.concatenate([s.samples for s in segments], axis=1)
+    samples = np.concatenate([segment.samples for segment in segments], axis=1)
     return Windows(segments, samples, bounds, all_starts[order], all_sizes[order])
 
 
@@ -183,7 +193,7 @@ def _overlap_parts(
     places = list(zip(begins.tolist(), ends.tolist(), windows.starts.tolist(), finished.tolist(), strict=True))
     row = origin = 0  # origin: the sample that the first of the values is for
     for batch in outputs:
-        for output in _samples(batch, model.output.stride):
+        for output in between_frames(batch, model.output.stride):
             begin, end, start, done = places[row]
             if end > origin + room:
                 length = done - origin
@@ -205,7 +215,7 @@ def _overlap_parts(
     yield closed(total - origin)
 
 
-def _samples(frames: NDArray[Real], stride: int) -> NDArray[Real]:
+def between_frames(frames: NDArray[Real], stride: int) -> NDArray[Real]:
     """[batch, frames, labels] -> [batch, frames * stride, labels]: straight lines between the middles of the frames.
 
     Before the first middle and after the last its value is held.
@@ -224,6 +234,9 @@ def _between_middles(
     windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest
 ) -> Iterator[NDArray[np.float32]]:
     """[n, labels] in parts from [batch, labels]."""
+    if len(windows.segments) == 1:
+        yield from _line(windows, outputs, model)
+        return
     labels, total = len(model.output.labels), int(windows.bounds[-1])
     found = np.concatenate([np.zeros((0, labels), np.float32), *outputs])
     if len(found) != len(windows):
@@ -244,3 +257,31 @@ def _between_middles(
         for label in range(labels):
             values[:, label] = np.interp(samples, places, found[source[where], label])
         yield values
+
+
+def _line(windows: Windows, outputs: Iterable[NDArray[np.float32]], model: Manifest) -> Iterator[NDArray[np.float32]]:
+    """The same for the windows of one segment, without holding all that there is to one window."""
+    total, labels = int(windows.bounds[-1]), len(model.output.labels)
+    places, found = np.zeros(0, np.int64), np.zeros((0, labels), np.float32)  # knots from the last used one on
+    row = begin = 0
+
+    def drawn(end: int) -> NDArray[np.float32]:
+        values = np.empty((end - begin, labels), np.float32)
+        for label in range(labels):
+            values[:, label] = np.interp(np.arange(begin, end), places, found[:, label])
+        return values
+
+    for output in outputs:
+        rows = slice(row, row + len(output))
+        row = rows.stop
+        if row > len(windows):
+            break
+        middles = np.minimum(windows.starts[rows] + windows.lengths[rows] // 2, total - 1)
+        places, found = np.concatenate([places, middles]), np.concatenate([found, output])
+        if (end := int(places[-1])) - begin >= BATCH_SAMPLES:
+            yield drawn(end)
+            begin, places, found = end, places[-1:], found[-1:]
+    if row != len(windows):
+        raise ValueError(f"{row} outputs for {len(windows)} windows")
+    if total > begin:
+        yield drawn(total)  # before the first middle and after the last its value is held

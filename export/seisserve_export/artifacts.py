@@ -23,7 +23,7 @@ from seisserve.windows import BATCH_SAMPLES, batch_size
 from seisserve_export import card
 from seisserve_export.convert import OPSET, check_operators, fold_narrow, free_lengths, to_clean_onnx
 from seisserve_export.gate import BOUNDS, Bounds, Labelled, Report, compare, pick_agreement, require, speeds
-from seisserve_export.quantize import Ends, Method, Ranges, calibrate, equalise, layers, quantize, search, store
+from seisserve_export.quantize import Ends, Method, Ranges, calibrate, equalise, layers, least_ends, quantize, search, store
 
 if TYPE_CHECKING:
     import onnx
@@ -33,7 +33,7 @@ __all__ = ["PRECISIONS", "GraphRuntime", "Made", "add_artifact", "made_up_window
 Precision = Literal["float16", "int8", "weights8"]
 PRECISIONS = get_args(Precision)
 GOOD = (0.995, 1.0)  # share of matched picks, and 95 % of the residuals in samples, that the search for ends stops at
-FOR_RANGES = 384  # windows that ranges are taken from; the others are for the search
+FOR_RANGES, FOR_SEARCH = 384, 1024  # windows at most
 
 
 class Made(NamedTuple):
@@ -137,7 +137,7 @@ def _int8(
 ) -> tuple[onnx.ModelProto, Ends]:
     """The int8 graph; which layers stay float is searched for unless it is given."""
     model = bundle.manifest
-    for_ranges, rest = _parted(windows)
+    for_ranges, rest = _parted(windows, model)
     clean = to_clean_onnx(bundle.folder, model)
     even = equalised(clean, model, for_ranges)
     ranges, names = calibrate(even, _batches(for_ranges), method), layers(even)
@@ -159,9 +159,9 @@ def equalised(clean: onnx.ModelProto, model: Manifest, windows: NDArray[np.float
 
 
 def _search(graph: onnx.ModelProto, ranges: Ranges, model: Manifest, windows: NDArray[np.float32]) -> Ends:
-    """The ends that keep the picks; networks that do not pick keep their first and last layer."""
+    """The ends that keep the picks; of networks that do not pick, the least."""
     if not model.phases:
-        return Ends(1, 1)
+        return least_ends(len(layers(graph)))
     reference, margin = GraphRuntime(graph, model), BOUNDS["int8"].margin
 
     def worth(ends: Ends) -> tuple[float, float]:
@@ -174,7 +174,7 @@ def study(folder: Path, calibration: NDArray[np.float32], labelled: Labelled) ->
     """What each step does to picks and speed, as a Markdown table; and each convolution alone in int8."""
     bundle = read(folder)
     model = bundle.manifest
-    for_ranges, rest = _parted(calibration)
+    for_ranges, rest = _parted(calibration, model)
     clean = to_clean_onnx(folder, model)
     copy = need("onnx", "export").ModelProto()
     copy.CopyFrom(clean)
@@ -286,17 +286,32 @@ def _check(model: Manifest, windows: NDArray[np.float32] | None, where: str) -> 
     ):
         wanted = f"float32 [n, samples, {len(model.components)}]"
         raise UsageError(f"{where}: {windows.dtype} {list(windows.shape)}; {model.name} takes {wanted}")
-    if windows.shape[1] not in lengths:
+    if model.output.single:
+        # One value for a window says no time: what picks are compared on is cut as the pipeline does.
+        if windows.shape[1] < 2 * model.window_samples:
+            raise UsageError(
+                f"{where}: windows of {windows.shape[1]} samples; {model.name} gives one value for "
+                f"{model.window_samples} samples, and takes {2 * model.window_samples} or more to cut them out of"
+            )
+    elif windows.shape[1] not in lengths:
         raise UsageError(f"{where}: windows of {windows.shape[1]} samples; {model.name} takes {lengths}")
     if not np.isfinite(windows).all():
         raise UsageError(f"{where}: not all values are finite")
 
 
-def _parted(windows: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Windows for the ranges and others for the search, drawn at random; at least half of them are others."""
+def _parted(
+    windows: NDArray[np.float32], model: Manifest
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Windows for the ranges, as the network takes them, and others for the search, drawn at random; at least half of
+    them are others."""
     order = np.random.default_rng(0).permutation(len(windows))
     edge = min(FOR_RANGES, (len(windows) + 1) // 2)
-    return windows[order[:edge]], windows[order[edge:]] if len(windows) > 1 else windows
+    for_ranges = windows[order[:edge]]
+    length = model.window_samples
+    if windows.shape[1] > length:
+        whole = windows.shape[1] // length * length
+        for_ranges = for_ranges[:, :whole].reshape(-1, length, windows.shape[2])
+    return for_ranges, windows[order[edge : edge + FOR_SEARCH]] if len(windows) > 1 else windows
 
 
 def _batches(windows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -19,7 +19,7 @@ from seisserve.picks import Pick, extract
 from seisserve.runtime import onnxruntime_errors
 from seisserve.segments import Segment
 from seisserve.transport import Transport
-from seisserve.windows import Curve, Windows, batch_size, stack
+from seisserve.windows import Curve, Windows, batch_size, cut, stack
 
 __all__ = ["BOUNDS", "Bounds", "Labelled", "Report", "compare", "pick_agreement", "processor", "require", "speeds"]
 
@@ -62,6 +62,8 @@ BOUNDS = {"float32": Bounds(), "float16": _FEWER_BITS, "weights8": _FEWER_BITS, 
 
 class Labelled(NamedTuple):
     """Windows of one length that the manifest offers, float32 [n, length, components], and what is known of them.
+
+    Networks that give one value for a window have longer ones, out of which theirs are cut as the pipeline does.
 
     onsets: [n, phases], in samples, NaN where there is no label; phases: their names. noise: [n], windows where every
     pick is false. None where nothing is known.
@@ -156,7 +158,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class _Run(NamedTuple):
-    """Windows of one length, [n, length, components], and all outputs of both for them."""
+    """Windows of one length, [n, length, components], and all outputs of both for what is cut out of them."""
 
     windows: NDArray[np.float32]
     expected: dict[str, NDArray[np.float32]]
@@ -279,10 +281,26 @@ def processor() -> str:
 
 def _outputs(transport: Transport, model: Manifest, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """All outputs for all windows, in batches."""
-    size = batch_size(windows.shape[1])
-    batches = [windows[first : first + size] for first in range(0, len(windows), size)]
-    parts = [transport.predict(model, {model.input.name: batch}) for batch in batches]
+    parts = [transport.predict(model, {model.input.name: batch}) for batch in _batches(windows, model)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _batches(windows: NDArray[np.float32], model: Manifest) -> Iterator[NDArray[np.float32]]:
+    """What goes into the network: the windows as they are or, if they are longer than its own, those cut out of them."""
+    if windows.shape[1] > model.window_samples:
+        yield from _cut(windows, model).batches()
+        return
+    size = batch_size(windows.shape[1])
+    for first in range(0, len(windows), size):
+        yield windows[first : first + size]
+
+
+def _cut(windows: NDArray[np.float32], model: Manifest) -> Windows:
+    """Each of the windows as a segment by itself, whose trace_id is its number, and the network's windows on it."""
+    live = (True,) * len(model.components)
+    return cut(
+        [Segment(str(n), 0, 0, model.sampling_rate_hz, window.T, live) for n, window in enumerate(windows)], model
+    )
 
 
 def _differences(expected: NDArray[np.float32], found: NDArray[np.float32]) -> tuple[float, float]:
@@ -350,15 +368,7 @@ def _raised(model: Manifest, margin: float) -> Manifest:
 
 def _curve(run: _Run, outputs: dict[str, NDArray[np.float32]], model: Manifest) -> Curve:
     """The curve of each window by itself; the trace_id of a segment is its number."""
-    live = (True,) * len(model.components)
-    segments = [
-        Segment(str(number), 0, 0, model.sampling_rate_hz, window.T, live) for number, window in enumerate(run.windows)
-    ]
-    n, length = run.windows.shape[:2]
-    bounds = np.arange(n + 1) * length
-    samples = run.windows.transpose(2, 0, 1).reshape(-1, n * length)
-    windows = Windows(segments, samples, bounds, bounds[:-1], np.full(n, length))
-    return stack(windows, [outputs[model.output.name]], model)
+    return stack(_cut(run.windows, model), [outputs[model.output.name]], model)
 
 
 def _picks(run: _Run, outputs: dict[str, NDArray[np.float32]], model: Manifest) -> list[Pick]:

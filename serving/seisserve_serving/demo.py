@@ -48,7 +48,7 @@ def demo(output: Path) -> None:
     """Start a server, send it real earthquakes, print and draw what it picks. Takes seconds."""
     need("obspy", "obspy")
     need("grpc_health", "serving")
-    from seisserve_serving.models import load
+    from seisserve_serving.repository import load
     from seisserve_serving.server import Server
 
     output.mkdir(parents=True, exist_ok=True)

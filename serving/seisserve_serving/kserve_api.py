@@ -6,74 +6,126 @@ What its specification leaves open is as in Triton, whose clients most callers h
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 from seisserve import __version__
 from seisserve.errors import ModelNotFound, UsageError
-from seisserve.manifest import Tensor
 from seisserve.proto import inference_wire_pb2 as wire
-from seisserve.runtime import TensorFlowRuntime
-from seisserve.tensors import from_bytes, size_of
-from seisserve_serving.models import Models, Served
-from seisserve_serving.predict import check_outputs, predict, signature_names
-from seisserve_serving.status import Methods, service
+from seisserve.tensors import from_bytes, from_values, size_of
+from seisserve_serving.calls import Call
+from seisserve_serving.errors import NotReady, Unavailable
+from seisserve_serving.front import Methods
+from seisserve_serving.lanes import Later
+from seisserve_serving.models import Models, Served, State, VersionState
+from seisserve_serving.predict import predict
+from seisserve_serving.repository import Repository
+from seisserve_serving.signatures import DEFAULT, Signature, TensorSpec
 
-__all__ = ["INFERENCE_SERVICE", "handlers"]
+__all__ = ["INFERENCE_SERVICE", "services"]
 
 INFERENCE_SERVICE = "inference.GRPCInferenceService"
-DATATYPE = "FP32"
+# Of each datatype: numpy's, and the field of typed contents (there is none for half precision).
+DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
+    name: (np.dtype(dtype), field)
+    for name, dtype, field in (
+        ("BOOL", "?", "bool_contents"), ("INT8", "i1", "int_contents"), ("INT16", "<i2", "int_contents"),
+        ("INT32", "<i4", "int_contents"), ("INT64", "<i8", "int64_contents"), ("UINT8", "u1", "uint_contents"),
+        ("UINT16", "<u2", "uint_contents"), ("UINT32", "<u4", "uint_contents"), ("UINT64", "<u8", "uint64_contents"),
+        ("FP16", "<f2", ""), ("FP32", "<f4", "fp32_contents"), ("FP64", "<f8", "fp64_contents"),
+        ("BYTES", "O", "bytes_contents"),
+    )
+}  # fmt: skip
+OF_NUMPY = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 # Parameters are each server's own. Those that mean nothing here are ignored: KServe's client always sends some.
 # These, of Triton, would change the answer.
 REFUSED = {"classification", "sequence_end", "sequence_id", "sequence_start", "shared_memory_region"}
+INDEX_STATES = {
+    State.START: "LOADING", State.LOADING: "LOADING", State.AVAILABLE: "READY", State.UNLOADING: "UNLOADING",
+    State.END: "UNAVAILABLE",
+}  # fmt: skip
 
 
-def handlers(models: Models, pool: ThreadPoolExecutor) -> grpc.GenericRpcHandler:
-    """The service's methods."""
+def quick(models: Models) -> dict[str, Methods]:
+    """The methods that give a `Later` in place of a response, by the service's name."""
 
-    def live(request: wire.ServerLiveRequest) -> wire.ServerLiveResponse:
+    def infer_later(request: wire.ModelInferRequest, call: Call) -> Later[wire.ModelInferResponse]:
+        served = find(models, request.model_name, request.model_version, "model_").of(call)
+        check_parameters(request)
+        signature = usual(served)
+        inputs = arrays(request, signature)
+        only = [output.name for output in request.outputs]
+        signature.check_outputs(only, "output")
+        later = predict(served, inputs, signature.key, only, call)
+        return later.then(lambda outputs: answer(request, served, outputs))
+
+    return {INFERENCE_SERVICE: {"ModelInfer": (infer_later, wire.ModelInferRequest, wire.ModelInferResponse)}}
+
+
+def services(models: Models) -> dict[str, Methods]:
+    """The service's methods, by its name."""
+    infer_later = quick(models)[INFERENCE_SERVICE]["ModelInfer"][0]
+
+    def live(request: wire.ServerLiveRequest, call: Call) -> wire.ServerLiveResponse:
         return wire.ServerLiveResponse(live=True)
 
-    def ready(request: wire.ServerReadyRequest) -> wire.ServerReadyResponse:
+    def ready(request: wire.ServerReadyRequest, call: Call) -> wire.ServerReadyResponse:
         return wire.ServerReadyResponse(ready=bool(models.served))
 
-    def model_ready(request: wire.ModelReadyRequest) -> wire.ModelReadyResponse:
+    def model_ready(request: wire.ModelReadyRequest, call: Call) -> wire.ModelReadyResponse:
         try:
             find(models, request.name, request.version)
-        except ModelNotFound:  # not an error here: who waits for a model asks until it is there
+        except (
+            ModelNotFound,
+            NotReady,
+            Unavailable,
+        ):  # not an error here: who waits for a model asks until it is there
             return wire.ModelReadyResponse(ready=False)
         return wire.ModelReadyResponse(ready=True)
 
-    def metadata(request: wire.ServerMetadataRequest) -> wire.ServerMetadataResponse:
-        # `model_repository` would promise loading and unloading too.
-        return wire.ServerMetadataResponse(name="seisserve", version=__version__, extensions=[])
+    def metadata(request: wire.ServerMetadataRequest, call: Call) -> wire.ServerMetadataResponse:
+        extensions = [] if models.repository is None else ["model_repository", "model_repository(unload_dependents)"]
+        return wire.ServerMetadataResponse(name="seisserve", version=__version__, extensions=extensions)
 
-    def model_metadata(request: wire.ModelMetadataRequest) -> wire.ModelMetadataResponse:
-        served = find(models, request.name, request.version)
-        manifest = served.manifest
+    def model_metadata(request: wire.ModelMetadataRequest, call: Call) -> wire.ModelMetadataResponse:
+        served = find(models, request.name, request.version).of(call)
+        # Fragments are shorter, of a few lengths only, which the message has no words for: it shows whole windows.
+        signature = served.signatures.get(DEFAULT) or usual(served)
         return wire.ModelMetadataResponse(
-            name=manifest.name,
-            versions=map(str, sorted(models.served[manifest.name])),
-            platform=platform(served),
-            inputs=[tensor_metadata(manifest.input)],
-            outputs=map(tensor_metadata, manifest.outputs),
+            name=served.name,
+            versions=map(str, sorted(models.served.get(served.name, {served.version: served}))),
+            platform=served.platform,
+            inputs=map(tensor_metadata, signature.inputs),
+            outputs=map(tensor_metadata, signature.outputs),
         )
 
-    def infer(request: wire.ModelInferRequest) -> wire.ModelInferResponse:
-        served = find(models, request.model_name, request.model_version, "model_")
-        check_parameters(request)
-        inputs, only = arrays(request), wanted(request, served)
-        # V2 has no signatures: the one with free lengths takes windows too.
-        signature = signature_names(served.manifest)[-1]
-        return answer(request, served, predict(served, inputs, signature, only, pool))
+    def infer(request: wire.ModelInferRequest, call: Call) -> wire.ModelInferResponse:
+        response: wire.ModelInferResponse = infer_later(request, call).result()
+        return response
 
-    def index(request: wire.RepositoryIndexRequest) -> wire.RepositoryIndexResponse:
+    def index(request: wire.RepositoryIndexRequest, call: Call) -> wire.RepositoryIndexResponse:
         if request.repository_name:
             raise UsageError(f"repository_name is {request.repository_name!r}; it must be empty: there is one only")
         return wire.RepositoryIndexResponse(models=entries(models, request.ready))
+
+    def load(request: wire.RepositoryModelLoadRequest, call: Call) -> wire.RepositoryModelLoadResponse:
+        check_repository(request)
+        for name in sorted(request.parameters):
+            raise UsageError(f"parameter {name!r} is not supported; the model is loaded as it is in the repository")
+        keeper(models).load(request.model_name, call)
+        return wire.RepositoryModelLoadResponse()
+
+    def unload(request: wire.RepositoryModelUnloadRequest, call: Call) -> wire.RepositoryModelUnloadResponse:
+        check_repository(request)
+        for name in sorted(set(request.parameters) - {"unload_dependents"}):  # no model here depends on another
+            raise UsageError(f"parameter {name!r} is not supported; it must be unload_dependents, or absent")
+        keeper(models).unload(request.model_name, call)
+        return wire.RepositoryModelUnloadResponse()
 
     methods: Methods = {
         "ServerLive": (live, wire.ServerLiveRequest, wire.ServerLiveResponse),
@@ -83,8 +135,10 @@ def handlers(models: Models, pool: ThreadPoolExecutor) -> grpc.GenericRpcHandler
         "ModelMetadata": (model_metadata, wire.ModelMetadataRequest, wire.ModelMetadataResponse),
         "ModelInfer": (infer, wire.ModelInferRequest, wire.ModelInferResponse),
         "RepositoryIndex": (index, wire.RepositoryIndexRequest, wire.RepositoryIndexResponse),
+        "RepositoryModelLoad": (load, wire.RepositoryModelLoadRequest, wire.RepositoryModelLoadResponse),
+        "RepositoryModelUnload": (unload, wire.RepositoryModelUnloadRequest, wire.RepositoryModelUnloadResponse),
     }
-    return service(INFERENCE_SERVICE, methods)
+    return {INFERENCE_SERVICE: methods}
 
 
 def find(models: Models, name: str, version: str, prefix: str = "") -> Served:
@@ -97,15 +151,36 @@ def find(models: Models, name: str, version: str, prefix: str = "") -> Served:
     return models.get(name, int(version or 0))
 
 
-def platform(served: Served) -> str:
-    """What runs the model, as Triton names it."""
-    return "tensorflow_savedmodel" if isinstance(served.transport, TensorFlowRuntime) else "onnxruntime_onnx"
+def usual(served: Served) -> Signature:
+    """The signature that is called: V2 has none. Of a bundle it is that with free lengths, which takes windows too."""
+    keys = list(served.signatures)
+    return served.signatures[keys[-1] if served.has_manifest else DEFAULT if DEFAULT in keys else keys[0]]
 
 
-def tensor_metadata(tensor: Tensor) -> wire.ModelMetadataResponse.TensorMetadata:
-    """A tensor as the manifest has it: every shape that fits is taken. (Fragments are shorter, of a few lengths only,
-    which the message has no words for.)"""
-    return wire.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=DATATYPE, shape=tensor.shape)
+def keeper(models: Models) -> Repository:
+    """What loads and unloads. Raises NotReady if nothing does."""
+    if models.repository is None:
+        raise NotReady("this server has no repository to load models from")
+    return models.repository
+
+
+def check_repository(request: wire.RepositoryModelLoadRequest | wire.RepositoryModelUnloadRequest) -> None:
+    """Raises UsageError unless the request names a model, in the only repository."""
+    if request.repository_name:
+        raise UsageError(f"repository_name is {request.repository_name!r}; it must be empty: there is one only")
+    if not request.model_name:
+        raise UsageError("model_name is empty; it must name a model")
+
+
+def tensor_metadata(tensor: TensorSpec) -> wire.ModelMetadataResponse.TensorMetadata:
+    """A tensor of a signature; where any shape will do, it shows one free axis."""
+    shape = (-1,) if tensor.shape is None else tensor.shape
+    return wire.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=datatype(tensor.dtype), shape=shape)
+
+
+def datatype(dtype: np.dtype[Any]) -> str:
+    """What V2 calls a type of numpy's."""
+    return OF_NUMPY[dtype.newbyteorder("<")]
 
 
 def check_parameters(request: wire.ModelInferRequest) -> None:
@@ -118,69 +193,107 @@ def check_parameters(request: wire.ModelInferRequest) -> None:
             raise UsageError(f"{place}parameter {name!r} is not supported")
 
 
-def wanted(request: wire.ModelInferRequest, served: Served) -> list[str]:
-    """Names of the outputs that are asked for, none for all. Raises UsageError for one that the model hasn't."""
-    names = [output.name for output in request.outputs]
-    check_outputs(served.manifest, names, "output")
-    return names
-
-
-def arrays(request: wire.ModelInferRequest) -> dict[str, NDArray[np.float32]]:
+def arrays(request: wire.ModelInferRequest, signature: Signature) -> dict[str, NDArray[Any]]:
     """The inputs by name. Their values are all in `raw_input_contents`, or all in their own `contents`."""
     raw: list[bytes] | list[None] = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise UsageError(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
-    found: dict[str, NDArray[np.float32]] = {}
-    for tensor, content in zip(request.inputs, raw or [None] * len(request.inputs), strict=True):
-        if tensor.name in found:
-            raise UsageError(f"input {tensor.name!r} is there twice")
-        found[tensor.name] = to_array(tensor, content)
-    return found
+    expected = {tensor.name: tensor.dtype for tensor in signature.inputs}
+    names = [tensor.name for tensor in request.inputs]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UsageError(f"input {name!r} is there twice")
+    if set(names) != set(expected):
+        raise UsageError(f"inputs are {sorted(names)}; {signature.name} takes {sorted(expected)}")
+    return {
+        tensor.name: to_array(tensor, content, expected[tensor.name])
+        for tensor, content in zip(request.inputs, raw or [None] * len(names), strict=True)
+    }
 
 
-def to_array(tensor: wire.ModelInferRequest.InferInputTensor, raw: bytes | None) -> NDArray[np.float32]:
+def to_array(tensor: wire.ModelInferRequest.InferInputTensor, raw: bytes | None, dtype: np.dtype[Any]) -> NDArray[Any]:
     """An input's values. Raises UsageError that names the input."""
     name, shape = f"input {tensor.name!r}", list(tensor.shape)
-    if tensor.datatype != DATATYPE:
-        raise UsageError(f"{name}: datatype is {tensor.datatype!r}; expected {DATATYPE}")
+    expected = datatype(dtype)
+    if tensor.datatype != expected:
+        raise UsageError(f"{name}: datatype is {tensor.datatype!r}; expected {expected}")
     size = size_of(shape, name)
     if raw is not None:
         if tensor.HasField("contents"):
             raise UsageError(f"{name}: contents must be absent where there is raw_input_contents")
-        return from_bytes(raw, shape, f"{name}: raw_input_contents")
-    for field, _ in tensor.contents.ListFields():
-        if field.name != "fp32_contents":
-            raise UsageError(f"{name}: contents has {field.name}; {DATATYPE} takes fp32_contents")
-    values = np.array(tensor.contents.fp32_contents, np.float32)
+        if expected == "BYTES":
+            return _texts(raw, size, f"{name}: raw_input_contents").reshape(shape)
+        return from_bytes(raw, shape, f"{name}: raw_input_contents", DATATYPES[expected][0])
+    field = DATATYPES[expected][1]
+    if not field:
+        raise UsageError(f"{name}: {expected} takes raw_input_contents only")
+    for other, _ in tensor.contents.ListFields():
+        if other.name != field:
+            raise UsageError(f"{name}: contents has {other.name}; {expected} takes {field}")
+    values = from_values(getattr(tensor.contents, field), DATATYPES[expected][0], f"{name}: {field}")
     if len(values) != size:
-        raise UsageError(f"{name}: fp32_contents has {len(values)} values; shape {shape} needs {size}")
+        raise UsageError(f"{name}: {field} has {len(values)} values; shape {shape} needs {size}")
     return values.reshape(shape)
 
 
 def answer(
-    request: wire.ModelInferRequest, served: Served, outputs: dict[str, NDArray[np.float32]]
+    request: wire.ModelInferRequest, served: Served, outputs: Mapping[str, NDArray[Any]]
 ) -> wire.ModelInferResponse:
     """The outputs in the form of the inputs, as KServe answers. Triton's own client reads raw contents only, and
-    sends nothing else; who types values (grpcurl, say) gets values that can be read."""
-    response = wire.ModelInferResponse(
-        model_name=served.manifest.name, model_version=str(served.version), id=request.id
-    )
+    sends nothing else; who types values (grpcurl, say) gets values that can be read. Half precision is always raw, and
+    then everything is."""
+    response = wire.ModelInferResponse(model_name=served.name, model_version=str(served.version), id=request.id)
+    raw = bool(request.raw_input_contents) or any(array.dtype == np.float16 for array in outputs.values())
     for name, array in outputs.items():
-        tensor = response.outputs.add(name=name, datatype=DATATYPE, shape=array.shape)
-        if request.raw_input_contents:
-            response.raw_output_contents.append(np.ascontiguousarray(array, "<f4").tobytes())
+        kind = datatype(array.dtype)
+        tensor = response.outputs.add(name=name, datatype=kind, shape=array.shape)
+        if raw:
+            response.raw_output_contents.append(_raw(array))
+        elif kind == "BYTES":
+            tensor.contents.bytes_contents.extend(map(_bytes, array.ravel().tolist()))
         else:
-            tensor.contents.fp32_contents.extend(array.ravel().tolist())
+            getattr(tensor.contents, DATATYPES[kind][1]).extend(array.ravel().tolist())
     return response
 
 
 def entries(models: Models, ready_only: bool) -> list[wire.RepositoryIndexResponse.ModelIndex]:
-    """The versions that are served and, unless only ready ones are asked for, those that could not be loaded."""
-    found = {(name, version): ("READY", "") for name, versions in models.served.items() for version in versions}
-    if not ready_only:
-        for name, reasons in models.failed.items():
-            found |= {(name, version): ("UNAVAILABLE", reason) for version, reason in reasons.items()}
-    return [
-        wire.RepositoryIndexResponse.ModelIndex(name=name, version=str(version), state=state, reason=reason)
-        for (name, version), (state, reason) in sorted(found.items())
+    """All versions with their states, or only those that are ready."""
+    found = [
+        wire.RepositoryIndexResponse.ModelIndex(
+            name=name, version=str(version), state=INDEX_STATES[state.state], reason=reason(state)
+        )
+        for name, versions in models.all_states().items()
+        for version, state in versions.items()
+        if state.state is State.AVAILABLE or not ready_only
     ]
+    return sorted(found, key=lambda entry: (entry.name, int(entry.version)))
+
+
+def reason(state: VersionState) -> str:
+    """Why a version cannot be called; empty if it can, or will be."""
+    return state.message or ("unloaded" if state.state is State.END else "")
+
+
+def _raw(array: NDArray[Any]) -> bytes:
+    if array.dtype.kind != "O":
+        return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    texts = map(_bytes, array.ravel().tolist())
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _texts(raw: bytes, count: int, what: str) -> NDArray[Any]:
+    """Strings, each after its length in four bytes. Raises UsageError that names `what`."""
+    found, place = [], 0
+    while place < len(raw):
+        (length,) = struct.unpack("<I", raw[place : place + 4]) if place + 4 <= len(raw) else (len(raw),)
+        found.append(raw[place + 4 : place + 4 + length])
+        place += 4 + length
+    if place != len(raw) or len(found) != count:
+        raise UsageError(f"{what} has {len(found)} strings in {len(raw)} bytes; the shape needs {count}")
+    made = np.empty(count, object)
+    made[:] = found
+    return made
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text

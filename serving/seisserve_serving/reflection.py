@@ -6,14 +6,14 @@ process clash. Reflection has a descriptor pool to itself, where they can carry 
 
 from __future__ import annotations
 
-import grpc
 from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, wrappers_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from seisserve.proto import inference_wire_pb2, seismic_pb2, tensorflow_serving_wire_pb2, tensorflow_wire_pb2
+from seisserve_serving.front import Methods
 
-__all__ = ["enable", "public_pool"]
+__all__ = ["public_pool", "streams"]
 
 OWN = "seisserve.wire."
 MODULES = (
@@ -33,9 +33,11 @@ def public_pool() -> descriptor_pool.DescriptorPool:
     return pool
 
 
-def enable(services: list[str], server: grpc.Server) -> None:
-    """Answer reflection for these services (and for reflection itself)."""
-    reflection.enable_server_reflection([*services, reflection.SERVICE_NAME], server, pool=public_pool())
+def streams(services: list[str]) -> dict[str, Methods]:
+    """The method that answers reflection for these services (and for reflection itself), by the service's name."""
+    servicer = reflection.ReflectionServicer([*services, reflection.SERVICE_NAME], pool=public_pool())
+    types = (reflection_pb2.ServerReflectionRequest, reflection_pb2.ServerReflectionResponse)
+    return {reflection.SERVICE_NAME: {"ServerReflectionInfo": (servicer.ServerReflectionInfo, *types)}}
 
 
 def _rename(file: descriptor_pb2.FileDescriptorProto) -> None:

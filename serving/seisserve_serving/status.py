@@ -1,52 +1,46 @@
-"""Errors to gRPC status codes, in this one place (docs/server.md has the table)."""
+"""Errors to gRPC status codes, and those to HTTP's, in this one place (docs/server.md has the table)."""
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Callable
-from typing import Any
-
 import grpc
 
-from seisserve.errors import BundleError, MissingExtra, ModelNotFound, SeisserveError
+from seisserve.errors import BundleError, MissingExtra, ModelNotFound, SeisserveError, ServerError
+from seisserve_serving.errors import Overloaded, Refused
 
-__all__ = ["Methods", "service"]
+__all__ = ["HTTP", "code_of", "retry_ms"]
 
-log = logging.getLogger(__name__)
-Method = Callable[[Any], Any]
-Methods = dict[str, tuple[Method, Any, Any]]
-
-
-def service(name: str, methods: Methods) -> grpc.GenericRpcHandler:
-    """A service of unary methods: by name the function, its request type and its response type."""
-    return grpc.method_handlers_generic_handler(name, {method: _handler(*parts) for method, parts in methods.items()})
-
-
-def _handler(method: Method, request_type: Any, response_type: Any) -> grpc.RpcMethodHandler:
-    """A unary method as gRPC wants it: errors become status codes, and every call has a request id.
-
-    INTERNAL carries the id and nothing else; the log has the error under it.
-    """
-
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
-        request_id = dict(context.invocation_metadata()).get("x-request-id") or uuid.uuid4().hex
-        context.set_trailing_metadata((("x-request-id", str(request_id)),))
-        try:
-            return method(request)
-        except SeisserveError as error:
-            context.abort(code_of(error), str(error))
-        except Exception:  # the one place where anything at all may arrive: the caller must get an answer
-            log.exception("request %s failed", request_id)
-            context.abort(grpc.StatusCode.INTERNAL, f"internal error; the server's log has it as request {request_id}")
-
-    return grpc.unary_unary_rpc_method_handler(call, request_type.FromString, response_type.SerializeToString)
+Code = grpc.StatusCode
+HTTP = {
+    Code.OK: 200,
+    Code.INVALID_ARGUMENT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.FAILED_PRECONDITION: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.CANCELLED: 499,
+    Code.INTERNAL: 500,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+}
 
 
-def code_of(error: SeisserveError) -> grpc.StatusCode:
-    """The status code that an error means."""
+def code_of(error: BaseException) -> grpc.StatusCode:
+    """The status code that an error means; INTERNAL for any that was not raised on purpose."""
+    if isinstance(error, Refused):
+        return error.code
+    if isinstance(error, GeneratorExit):  # the caller of a stream has gone
+        return Code.CANCELLED
     if isinstance(error, ModelNotFound):
-        return grpc.StatusCode.NOT_FOUND
+        return Code.NOT_FOUND
     if isinstance(error, (BundleError, MissingExtra)):
-        return grpc.StatusCode.FAILED_PRECONDITION
-    return grpc.StatusCode.INVALID_ARGUMENT
+        return Code.FAILED_PRECONDITION
+    if isinstance(error, ServerError):  # of a backend that computes for this server
+        return Code.UNAVAILABLE
+    return Code.INVALID_ARGUMENT if isinstance(error, SeisserveError) else Code.INTERNAL
+
+
+def retry_ms(error: BaseException) -> int | None:
+    """After how many milliseconds the call may come again, if the server knows."""
+    return error.retry_ms if isinstance(error, Overloaded) else None

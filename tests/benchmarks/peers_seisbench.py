@@ -1,6 +1,7 @@
 """How long SeisBench takes for a record, to be set beside our own figures from the same computer.
 
-A script for an environment of its own (pip install seisbench), which has nothing of this project:
+A script for an environment of its own (pip install seisbench), which has nothing of this project (`make bench-peers`
+makes one, and sets the figures beside each other with peers.py):
 
     python peers_seisbench.py RECORD.mseed WEIGHTS.json --network PhaseNet [--threads 2] [--repeats 3]
 
@@ -12,12 +13,17 @@ import argparse
 import json
 import os
 import re
-import resource
 import statistics
 import time
 from pathlib import Path
 
 BATCHES = (16, 32, 64, 128, 256)
+
+
+def peak_mb() -> int | None:
+    """The most memory that this process has held (Linux), in MB."""
+    status = Path("/proc/self/status")
+    return int(status.read_text().partition("VmHWM:")[2].split()[0]) // 1024 if status.exists() else None
 
 
 def main() -> None:
@@ -27,6 +33,7 @@ def main() -> None:
     parser.add_argument("--network", default="PhaseNet", help="class of seisbench.models")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="sizes to try beside the default")
     parser.add_argument("--picks", action="store_true", help="list the picks too")
     given = parser.parse_args()
 
@@ -47,7 +54,7 @@ def main() -> None:
     stream = obspy.read(str(given.record))
     reading = time.perf_counter() - start
     runs = []
-    for batch in (None, *BATCHES):
+    for batch in (None, *given.batches):
         options = {} if batch is None else {"batch_size": batch}
         seconds = []
         for _ in range(given.repeats):
@@ -59,6 +66,7 @@ def main() -> None:
             "batch_size": batch or "default",
             "seconds": round(statistics.median(seconds), 3),
             "fastest": round(min(seconds), 3),
+            "slowest": round(max(seconds), 3),
             "picks": len(picks),
             "detections": len(getattr(output, "detections", [])),
         })  # fmt: skip
@@ -76,7 +84,7 @@ def main() -> None:
         "torch": torch.__version__,
         "threads": given.threads,
         "reading_seconds": round(reading, 3),
-        "largest_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "largest_memory_mb": peak_mb(),
         "runs": runs,
         **({"listed": listed} if given.picks else {}),
     }, indent=2))  # fmt: skip

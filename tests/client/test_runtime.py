@@ -22,7 +22,7 @@ from seisserve.manifest import write
 from seisserve.pipeline import provenance
 from seisserve.runtime import RUNTIMES, golden_error, installed, load, prepare
 from seisserve.runtimes import onnx as onnx_runtime
-from seisserve.runtimes.setup import Setup
+from seisserve.runtimes.setup import Device, Setup
 from seisserve.transport import FakeTransport, Transport
 
 ONNX = [
@@ -203,7 +203,7 @@ class FakeOnnxRuntime(SimpleNamespace):
     """onnxruntime as it is on a machine with these providers, of which some start."""
 
     def __init__(self, real: Any, there: list[str], start: list[str]) -> None:
-        super().__init__(capi=real.capi, SessionOptions=real.SessionOptions, asked=[])
+        super().__init__(capi=real.capi, SessionOptions=real.SessionOptions, asked=[], options=[])
         self._real, self._there, self._start = real, there, start
 
     def get_available_providers(self) -> list[str]:
@@ -211,6 +211,7 @@ class FakeOnnxRuntime(SimpleNamespace):
 
     def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:
         self.asked.append(providers)
+        self.options.append(options)
         session = self._real.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         started = [name for name, _ in providers if name in self._start]
         return SimpleNamespace(run=session.run, get_outputs=session.get_outputs, get_providers=lambda: started)
@@ -230,7 +231,31 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeOnnxRuntime]:
 def test_providers_are_asked_for_in_order_of_preference(folder: Path, with_gpu: Callable[..., Any]) -> None:
     fake = with_gpu("CUDAExecutionProvider", "CPUExecutionProvider")
     load(bundle.find("eqtransformer", folder), providers=("cuda", "cpu"))
-    assert fake.asked == [[("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]]
+    cuda = {"use_tf32": "0", "device_id": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert fake.asked == [[("CUDAExecutionProvider", cuda), ("CPUExecutionProvider", {})]]
+
+
+def test_a_gpu_gets_its_number_its_memory_and_how_to_search(folder: Path, with_gpu: Callable[..., Any]) -> None:
+    fake = with_gpu("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    device = Device(id=1, memory_mb=512, cudnn_conv_algo_search="EXHAUSTIVE")
+    load(bundle.find("eqtransformer", folder), providers=("tensorrt", "cuda", "cpu"), device=device)
+    ((tensorrt, cuda, cpu),) = fake.asked
+    assert tensorrt == ("TensorrtExecutionProvider", {"device_id": "1", "trt_max_workspace_size": str(512 << 20)})
+    assert cuda == (
+        "CUDAExecutionProvider",
+        {"use_tf32": "0", "device_id": "1", "cudnn_conv_algo_search": "EXHAUSTIVE",
+         "gpu_mem_limit": str(512 << 20), "arena_extend_strategy": "kSameAsRequested"},
+    )  # fmt: skip
+    assert cpu == ("CPUExecutionProvider", {})
+
+
+@pytest.mark.parametrize("spinning", [False, True])
+def test_waiting_threads_spin_only_if_told_to(folder: Path, with_gpu: Callable[..., Any], spinning: bool) -> None:
+    fake = with_gpu("CPUExecutionProvider")
+    load(bundle.find("eqtransformer", folder), device=Device(allow_spinning=spinning))
+    (options,) = fake.options
+    for threads in ("intra_op", "inter_op"):
+        assert options.get_session_config_entry(f"session.{threads}.allow_spinning") == str(int(spinning))
 
 
 def test_a_provider_that_does_not_start_is_an_error_and_not_a_slow_answer(

@@ -139,14 +139,14 @@ def test_a_choice_is_kept_and_honoured(root: Path) -> None:
 
 
 def test_a_server_honours_it_unless_told_otherwise(root: Path) -> None:
-    models = pytest.importorskip("seisserve_serving.models")
+    repository = pytest.importorskip("seisserve_serving.repository")
     tuned_to(root, CHOICE)
     for options, expected in (
         ({"use_tuned": True}, (1, 12_000)),
         ({}, (processors(), BATCH_SAMPLES)),
-        ({"use_tuned": True, "lanes": 2}, (2, BATCH_SAMPLES)),
+        ({"use_tuned": True, "threads": 2}, (2, BATCH_SAMPLES)),
     ):
-        transport = models.load(root, **options).get("eqtransformer").transport
+        transport = repository.load(root, **options).get("eqtransformer").transport
         assert (transport.lanes, transport.batch_samples) == expected
 
 

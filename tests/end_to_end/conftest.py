@@ -10,7 +10,7 @@ import pytest
 from obspy import Stream, UTCDateTime
 
 from seisserve.bundle import shipped
-from seisserve_serving.models import load
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 

@@ -17,7 +17,7 @@ from seisserve import Client, bundle
 from seisserve.bundle import shipped
 from seisserve.cli import run
 from seisserve.runtime import RUNTIMES, installed
-from seisserve_serving.models import load
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 Capture = pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ import pytest
 
 from seisserve import bundle
 from seisserve.cli import ENTRY_POINTS, run, seisserve
-from seisserve_serving.models import load
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 ROOT = Path(__file__).parents[2]

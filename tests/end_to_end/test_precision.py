@@ -9,7 +9,7 @@ from client.small_bundles import add_int8, repository
 from client.waveforms import record
 
 from seisserve import Client
-from seisserve_serving.models import load
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 

@@ -18,7 +18,7 @@ from seisserve import Client, Detections, UsageError
 from seisserve.cli import run
 from seisserve.tables import DETECTION_COLUMNS
 from seisserve.traces import to_obspy
-from seisserve_serving.models import load
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 Capture = pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from seisserve.bundle import digest
 from seisserve.errors import BundleError
 from seisserve.runtime import OnnxRuntime, TensorFlowRuntime
 from seisserve.transport import FakeTransport
-from seisserve_export.gate import Bounds, Report, compare, require, speeds
+from seisserve_export.gate import Bounds, Labelled, Report, compare, require, speeds
 
 
 def shift_output(graph: onnx.ModelProto) -> None:
@@ -139,6 +139,39 @@ def test_pick_too_many_counts_as_well() -> None:
 
 def test_pick_too_far_away_does_not_match() -> None:
     assert gate((300.0, 0.9), (715.0, 0.8)).picks_matched == 0.5
+
+
+def test_one_value_for_a_window_is_picked_as_the_pipeline_does() -> None:
+    """Picks come from windows cut at the hop out of longer ones; a network that is late by a hop is found out."""
+    whole = manifest(fragments=())
+    output = replace(whole.output, shape=(-1, 3))
+    model = replace(whole, outputs=(output,), hop_samples=20)
+
+    def single(late: int) -> FakeTransport:
+        def values(x: Array) -> Array:
+            middle = WINDOW // 2 - late
+            p = np.abs(x[:, middle, 0]) / np.maximum(np.abs(x).max(axis=(1, 2)), 1e-9) * 0.9
+            return np.stack([1 - p, p, 0 * p], axis=-1).astype(np.float32)
+
+        return FakeTransport(values)
+
+    sample = np.arange(4 * WINDOW)
+    stretches = np.zeros((2, len(sample), 3), np.float32)
+    for n, onset in enumerate((1500, 2204)):
+        stretches[n, :, 0] = np.exp(-(((sample - onset) / 60) ** 2) / 2)
+    known = Labelled(stretches, np.array([[1500.0], [2204.0]]), ("P",))
+    bounds = Bounds(max_abs=1, max_relative=np.inf, residual_p95_samples=2, f1_fall=0.1)
+
+    def report(late: int) -> Report:
+        golden = np.ones((1, WINDOW, 3), np.float32)
+        return compare(single(0), single(late), model, golden, bounds, labelled=known, time_it=False)
+
+    same = report(0)
+    assert same.failures == ()
+    assert same.f1["P 0.1 s"] == (1.0, 1.0)
+    assert report(5).residual_median_samples == pytest.approx(5, abs=0.2)
+    assert any("95 % of the residuals" in failure for failure in report(5).failures)
+    assert report(20).f1["P 0.1 s"] == (1.0, 0.0)
 
 
 def run_fake(wrong: object) -> Report:

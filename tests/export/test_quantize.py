@@ -109,8 +109,10 @@ def test_search_goes_where_it_helps() -> None:
     ends, tried = search(20, worth, (0.99, 1.0))
     assert ends == Ends(4, 1)
     assert [one for one, _ in tried] == asked
-    with pytest.raises(BundleError, match=r"with 6 of 20 convolutions in float: at best 50.00% of the picks"):
-        search(20, lambda ends: (0.5, 0.0), (0.99, 1.0), most=6)
+    assert search(20, lambda ends: (0.5, float(ends.last)), (0.99, 1.0))[0] == Ends(1, 1)  # nothing helps
+    assert search(3, lambda ends: (1.0, 0.0), (0.99, 1.0))[0] == Ends(0, 0)
+    best, tried = search(48, lambda ends: (1.0, 60.0 - sum(ends)), (0.99, 1.0))
+    assert sum(best) == max(sum(one) for one, _ in tried) == 47 - 1  # three at a time
 
 
 @pytest.mark.parametrize("precision", ["float16", "weights8"])

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from seisserve.bundle import Bundle, find, shipped
-from seisserve_serving.models import Models, load
+from seisserve_serving.models import Models
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 LIMITS = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]

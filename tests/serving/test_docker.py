@@ -27,8 +27,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from ruamel.yaml import YAML
 from tensorflow_serving.config import model_server_config_pb2
 
-from seisserve_serving.commands import serve
+from seisserve_serving.metrics import PATHS
 from seisserve_serving.server import Server
+from seisserve_serving.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -53,6 +54,9 @@ def instructions(path: Path) -> list[Instructions]:
 
 
 BEFORE, BUILD, FINAL = instructions(DOCKER / "cpu.Dockerfile")
+GPU_BEFORE, GPU_BUILD, GPU_FINAL = instructions(DOCKER / "gpu.Dockerfile")
+both = pytest.mark.parametrize("final", [FINAL, GPU_FINAL], ids=["cpu", "gpu"])
+LISTEN, GRACE_S = Settings().listen, Settings().operation.grace_s
 
 
 def values(stage: Instructions, name: str) -> list[str]:
@@ -113,39 +117,55 @@ def test_the_base_image_is_an_argument_with_a_version() -> None:
     assert [values(stage, "FROM")[0].split(" AS ")[0] for stage in (BUILD, FINAL)] == ["${BASE_IMAGE}"] * 2
 
 
-def test_the_user_is_a_number_and_not_root() -> None:
-    (user,) = values(FINAL, "USER")
+def test_the_gpu_image_is_built_alike_on_a_base_with_cuda_and_cudnn() -> None:
+    assert [(name, rest.replace("BASE_IMAGE", "BUILD_IMAGE")) for name, rest in BUILD] == GPU_BUILD
+    arguments = dict(rest.split("=", 1) for name, rest in GPU_BEFORE if name == "ARG")
+    assert arguments.keys() == {"BUILD_IMAGE", "BASE_IMAGE"}
+    assert arguments["BUILD_IMAGE"] == BEFORE[0][1].removeprefix("BASE_IMAGE=")
+    found = re.fullmatch(r"nvidia/cuda:(\d+)\.\d+\.\d+-cudnn-runtime-ubuntu24\.04", arguments["BASE_IMAGE"])
+    assert found and int(found[1]) == 13  # as the metadata of onnxruntime-gpu 1.31 have it
+    assert values(GPU_FINAL, "FROM") == ["${BASE_IMAGE}"]
+    assert json.loads(values(GPU_FINAL, "ENTRYPOINT")[0]) == [
+        *json.loads(values(FINAL, "ENTRYPOINT")[0]), "--provider", "cuda",
+    ]  # fmt: skip
+
+
+@both
+def test_the_user_is_a_number_and_not_root(final: Instructions) -> None:
+    (user,) = values(final, "USER")
     uid, gid = map(int, user.split(":"))
     assert uid >= 10000 and gid >= 10000
     assert any(
-        f"useradd --no-log-init --no-create-home --uid {uid} --gid {gid} " in run for run in values(FINAL, "RUN")
+        f"useradd --no-log-init --no-create-home --uid {uid} --gid {gid} " in run for run in values(final, "RUN")
     )
-    after = FINAL[FINAL.index(("USER", user)) + 1 :]
+    after = final[final.index(("USER", user)) + 1 :]
     assert not {name for name, _ in after} & {"RUN", "COPY", "ADD"}
 
 
-def test_signals_reach_the_server_and_its_output_is_not_held_back() -> None:
+@both
+def test_signals_reach_the_server_and_its_output_is_not_held_back(final: Instructions) -> None:
     """The exec form: no shell between Docker and the process."""
-    assert all(isinstance(word, str) for word in json.loads(values(FINAL, "ENTRYPOINT")[0]))
-    assert json.loads(values(FINAL, "CMD")[0]) == []
-    assert environment(FINAL)["PYTHONUNBUFFERED"] == "1"
+    assert all(isinstance(word, str) for word in json.loads(values(final, "ENTRYPOINT")[0]))
+    assert json.loads(values(final, "CMD")[0]) == []
+    assert environment(final)["PYTHONUNBUFFERED"] == "1"
 
 
-def test_onnxruntime_reports_to_nobody() -> None:
-    assert environment(FINAL)["ORT_DISABLE_TELEMETRY"] == "1"
+@both
+def test_onnxruntime_reports_to_nobody(final: Instructions) -> None:
+    assert environment(final)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_the_port_is_that_of_the_server_and_of_the_health_check() -> None:
-    (default,) = [option.default for option in serve.params if option.name == "port"]
-    assert values(FINAL, "EXPOSE") == [str(default)]
-    *options, command = re.split(r"\s+(?=CMD )", values(FINAL, "HEALTHCHECK")[0])
+@both
+def test_the_ports_are_those_of_the_server_and_of_the_health_check(final: Instructions) -> None:
+    assert values(final, "EXPOSE") == [f"{LISTEN.port} {LISTEN.rest_api_port}"]
+    *options, command = re.split(r"\s+(?=CMD )", values(final, "HEALTHCHECK")[0])
     assert options
     python, script, address = json.loads(command.removeprefix("CMD "))
-    assert (python, address) == ("python", f"127.0.0.1:{default}")
-    assert ("docker/healthcheck.py", script) in copied(FINAL)
+    assert (python, address) == ("python", f"127.0.0.1:{LISTEN.port}")
+    assert ("docker/healthcheck.py", script) in copied(final)
 
 
-@pytest.mark.parametrize("source", [source for stage in (BUILD, FINAL) for source, _ in copied(stage)])
+@pytest.mark.parametrize("source", [source for stage in (BUILD, GPU_FINAL) for source, _ in copied(stage)])
 def test_what_is_copied_is_in_the_checkout_and_in_the_context(source: str) -> None:
     assert (ROOT / source).exists()
     assert not ignored(source)
@@ -163,10 +183,16 @@ def test_what_no_image_needs_stays_outside(path: str) -> None:
     assert ignored(path)
 
 
-def test_the_image_gets_the_server_and_no_training_framework() -> None:
-    (install,) = [run for run in values(FINAL, "RUN") if "pip install" in run]
+@pytest.mark.parametrize(
+    ("final", "has", "has_not"),
+    [(FINAL, "onnxruntime", "onnxruntime-gpu"), (GPU_FINAL, "onnxruntime-gpu", "onnxruntime")],
+    ids=["cpu", "gpu"],
+)
+def test_the_image_gets_the_server_and_no_training_framework(final: Instructions, has: str, has_not: str) -> None:
+    """Nor both builds of onnxruntime: they are one package under two names, and the later would lie over the other."""
+    (install,) = [run for run in values(final, "RUN") if "pip install" in run]
     assert "--no-cache-dir --constraint /constraints.txt" in install
-    (extra,) = re.findall(r'"\$1\[(\w+)\]"', install)
+    (extra,) = re.findall(r'"\$1\[([\w-]+)\]"', install)
     todo, requirements = [extra], list(PROJECT["dependencies"])
     while todo:
         for line in PROJECT["optional-dependencies"][todo.pop()]:
@@ -174,8 +200,8 @@ def test_the_image_gets_the_server_and_no_training_framework() -> None:
             todo += own[1].split(",") if own else []
             requirements += [] if own else [line]
     names = {re.split(r"[^\w-]", line)[0] for line in requirements}
-    assert {"onnxruntime", "obspy", "grpcio-health-checking", "grpcio-reflection"} <= names
-    assert not names & {"tensorflow", "torch", "keras", "tf2onnx"}
+    assert {has, "obspy", "grpcio-health-checking", "grpcio-reflection", "prometheus-client", "starlette"} <= names
+    assert not names & {has_not, "tensorflow", "torch", "keras", "tf2onnx"}
 
 
 def test_the_wheel_comes_out_of_exactly_what_the_build_stage_copies(tmp_path: Path) -> None:
@@ -279,8 +305,9 @@ def services() -> dict[str, Any]:
 
 
 def mounts(service: dict[str, Any]) -> dict[str, Path]:
-    """Path in the container -> path in the checkout; all of them are mounted to be read only."""
-    parts = [volume.split(":") for volume in service["volumes"]]
+    """Path in the container -> path in the checkout; all of them are mounted to be read only. Volumes that Docker
+    keeps are left out."""
+    parts = [volume.split(":") for volume in service["volumes"] if volume[0] == "."]
     assert [mode for *_, mode in parts] == ["ro"] * len(parts)
     return {target: (DOCKER / source).resolve() for source, target, _ in parts}
 
@@ -302,7 +329,9 @@ def test_ports_are_open_to_this_machine_only_and_none_twice(services: dict[str, 
     outside = [host for host, _ in ports]
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+", host) for host in outside)
     assert len(set(outside)) == len(outside)
-    assert services["seisserve"]["ports"] == [f"127.0.0.1:8500:{values(FINAL, 'EXPOSE')[0]}"]
+    assert services["seisserve"]["ports"] == [
+        f"127.0.0.1:{port}:{port}" for port in (LISTEN.port, LISTEN.rest_api_port)
+    ]
 
 
 def test_what_is_built_and_mounted_is_in_the_checkout(services: dict[str, Any]) -> None:
@@ -313,7 +342,10 @@ def test_what_is_built_and_mounted_is_in_the_checkout(services: dict[str, Any]) 
     assert mounts(services["tensorflow-serving"]) == {
         "/models": ROOT / "models",
         "/config/models.config": DOCKER / "models.config",
+        "/config/monitoring.config": DOCKER / "monitoring.config",
     }
+    for service in services.values():
+        assert all(path.exists() for path in mounts(service).values())
 
 
 def test_every_service_is_restarted_checked_and_bounded(services: dict[str, Any]) -> None:
@@ -322,16 +354,34 @@ def test_every_service_is_restarted_checked_and_bounded(services: dict[str, Any]
         assert service["mem_limit"]
         assert service["init"] is True
         assert ("healthcheck" in service) == (name != "seisserve")  # that one's is in its image
-    (grace_s,) = [option.default for option in serve.params if option.name == "grace_s"]
-    assert int(services["seisserve"]["stop_grace_period"].removesuffix("s")) > grace_s
+    assert int(services["seisserve"]["stop_grace_period"].removesuffix("s")) > GRACE_S
 
 
 def test_tensorflow_serving_is_a_stated_version_that_reads_the_list(services: dict[str, Any]) -> None:
     service = services["tensorflow-serving"]
     assert re.fullmatch(r"\$\{TF_SERVING_IMAGE:-tensorflow/serving:\d+\.\d+\.\d+\}", service["image"])
     flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in service["command"])
-    assert flags.keys() == {"model_config_file", "enable_serialization_as_tensor_content"}
+    assert flags.keys() == {"model_config_file", "monitoring_config_file", "enable_serialization_as_tensor_content"}
     assert flags["model_config_file"] in mounts(service)
+    assert flags["monitoring_config_file"] in mounts(service)
+
+
+def test_prometheus_asks_both_where_they_answer(services: dict[str, Any]) -> None:
+    service = services["prometheus"]
+    assert re.fullmatch(r"\$\{PROMETHEUS_IMAGE:-prom/prometheus:v\d+\.\d+\.\d+\}", service["image"])
+    flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in service["command"])
+    there = mounts(service)
+    assert there[flags["config.file"]] == DOCKER / "prometheus.yaml"
+    asked = YAML(typ="safe", pure=True).load(DOCKER / "prometheus.yaml")
+    beside = Path(flags["config.file"]).parent
+    assert [there[str(beside / name)] for name in asked["rule_files"]] == [DOCKER / "alerts.yaml"]
+    jobs = {job["job_name"]: job for job in asked["scrape_configs"]}
+    assert {name: job["static_configs"][0]["targets"] for name, job in jobs.items()} == {
+        "seisserve": [f"seisserve:{LISTEN.rest_api_port}"],
+        "tensorflow-serving": ["tensorflow-serving:8501"],
+    }
+    assert {job["metrics_path"] for job in jobs.values()} == set(PATHS)
+    assert f'path: "{jobs["tensorflow-serving"]["metrics_path"]}"' in (DOCKER / "monitoring.config").read_text()
 
 
 def test_the_list_names_every_model_that_tensorflow_serving_can_serve(services: dict[str, Any]) -> None:

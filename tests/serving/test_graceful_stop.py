@@ -22,7 +22,8 @@ from seisserve import FakeTransport
 from seisserve.bundle import Bundle
 from seisserve.proto import tensorflow_serving_wire_pb2 as wire
 from seisserve.tensors import to_array, to_proto
-from seisserve_serving.models import Models, Served
+from seisserve_serving.lanes import Lanes
+from seisserve_serving.models import Models
 from seisserve_serving.server import Server
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +49,9 @@ def test_a_call_under_way_finishes_and_health_says_not_serving_meanwhile(bundle:
         assert go_on.wait(30)
         return waveform
 
-    server = Server(Models({"phasenet": {1: Served(1, bundle.manifest, FakeTransport(slow))}}, {}), port=0)
+    models = Models(Lanes(2))
+    models.add(1, bundle.manifest, FakeTransport(slow))
+    server = Server(models, port=0)
     server.start()
     answers: list[Any] = []
     with grpc.insecure_channel(server.address) as channel:
@@ -130,14 +133,17 @@ STUCK = """
 import time
 from seisserve import FakeTransport
 from seisserve.bundle import find
-from seisserve_serving.models import Models, Served
+from seisserve_serving.lanes import Lanes
+from seisserve_serving.models import Models
 from seisserve_serving.server import Server
 
 def never(waveform):
     print("called", flush=True)
     time.sleep(300)
 
-server = Server(Models({"phasenet": {1: Served(1, find("phasenet").manifest, FakeTransport(never))}}, {}), port=0)
+models = Models(Lanes(2))
+models.add(1, find("phasenet").manifest, FakeTransport(never))
+server = Server(models, port=0)
 print(server.address, flush=True)
 server.run(grace_s=0.2)
 """

@@ -18,7 +18,8 @@ from seisserve.bundle import Bundle
 from seisserve.proto import tensorflow_serving_wire_pb2 as tensorflow
 from seisserve.runtime import TensorFlowRuntime
 from seisserve.tensors import to_array, to_proto
-from seisserve_serving.models import Models, Served
+from seisserve_serving.lanes import Lanes
+from seisserve_serving.models import Models, State
 from seisserve_serving.server import Server
 
 Array = NDArray[np.float32]
@@ -133,8 +134,11 @@ def two_server(bundle: Bundle) -> Iterator[Server]:
     """A server of two versions of a model of two outputs, and of one that could not be loaded."""
     once, twice = (msgspec.structs.replace(bundle.manifest.output, name=name) for name in ("once", "twice"))
     manifest = msgspec.structs.replace(bundle.manifest, name="two", outputs=(once, twice))
-    served = {version: Served(version, manifest, TwoOutputs()) for version in (2, 10)}
-    server = Server(Models({"two": served}, {"bad": {3: "the reason"}}), port=0)
+    models = Models(Lanes(2))
+    for version in (2, 10):
+        models.add(version, manifest, TwoOutputs())
+    models.note("bad", 3, State.END, 9, "the reason")
+    server = Server(models, port=0)
     server.start()
     yield server
     server.stop(grace_s=1)
@@ -185,16 +189,20 @@ def test_live_and_ready(client: InferenceServerClient, two: InferenceServerClien
 
 
 def test_a_server_without_models_is_live_but_not_ready() -> None:
-    server = Server(Models({}, {}), port=0)
+    server = Server(Models(Lanes(1)), port=0)
     server.start()
     with InferenceServerClient(server.address) as opened:
         assert opened.is_server_live() and not opened.is_server_ready()
     server.stop(grace_s=1)
 
 
-def test_the_metadata_of_the_server_promise_no_extension(client: InferenceServerClient) -> None:
+def test_the_metadata_of_the_server_promise_the_repository_only_if_there_is_one(
+    client: InferenceServerClient, two: InferenceServerClient
+) -> None:
     found = client.get_server_metadata()
-    assert (found.name, found.version, list(found.extensions)) == ("seisserve", seisserve.__version__, [])
+    assert (found.name, found.version) == ("seisserve", seisserve.__version__)
+    assert list(found.extensions) == ["model_repository", "model_repository(unload_dependents)"]
+    assert list(two.get_server_metadata().extensions) == []
 
 
 @pytest.mark.parametrize("version", ["", "1"])
@@ -209,8 +217,9 @@ def test_the_metadata_of_a_model_are_those_of_the_manifest(
 
 
 def test_the_platform_is_that_of_the_runtime(bundle: Bundle) -> None:
-    served = Served(1, bundle.manifest, TensorFlowRuntime(bundle))
-    server = Server(Models({"phasenet": {1: served}}, {}), port=0)
+    models = Models(Lanes(1))
+    models.add(1, bundle.manifest, TensorFlowRuntime(bundle))
+    server = Server(models, port=0)
     server.start()
     with InferenceServerClient(server.address) as opened:
         assert opened.get_model_metadata("phasenet").platform == "tensorflow_savedmodel"
@@ -224,11 +233,11 @@ def test_the_official_client_gets_code_and_message(client: InferenceServerClient
     assert caught.value.message() == "input 'waveform': 777 samples; phasenet takes 512, 1024, 2048, 3072"
 
 
-def test_loading_and_unloading_are_not_offered(client: InferenceServerClient) -> None:
-    for call in (client.load_model, client.unload_model):
+def test_loading_and_unloading_are_refused_where_there_is_no_repository(two: InferenceServerClient) -> None:
+    for call in (two.load_model, two.unload_model):
         with pytest.raises(InferenceServerException) as caught:
-            call("phasenet")
-        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+            call("two")
+        assert caught.value.status() == "StatusCode.FAILED_PRECONDITION"
 
 
 W = (1, 3072, 3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from client.small_bundles import waveform_model
@@ -11,7 +9,9 @@ from client.waveforms import manifest
 
 from seisserve.manifest import Manifest
 from seisserve.transport import FakeTransport
-from seisserve_serving.models import Served
+from seisserve_serving.calls import Call
+from seisserve_serving.lanes import Lanes
+from seisserve_serving.models import Models
 from seisserve_serving.predict import predict
 
 
@@ -26,9 +26,12 @@ from seisserve_serving.predict import predict
     ],
 )  # fmt: skip
 def test_no_windows_have_no_outputs_of_the_right_shape(model: Manifest, samples: int, shape: tuple[int, ...]) -> None:
-    served = Served(1, model, FakeTransport(lambda waveform: waveform))
+    models = Models(Lanes(1))
+    served = models.add(1, model, FakeTransport(lambda waveform: waveform))
     signature = "serving_default" if samples == 600 else "fragment"
-    with ThreadPoolExecutor(1) as pool:
-        (output,) = predict(served, {"waveform": np.zeros((0, samples, 3), np.float32)}, signature, [], pool).values()
+    (output,) = (
+        predict(served, {"waveform": np.zeros((0, samples, 3), np.float32)}, signature, [], Call()).result().values()
+    )
+    models.lanes.close()
     assert output.shape == shape
     assert output.dtype == np.float32

@@ -18,7 +18,7 @@ from seisserve import Client
 from seisserve.messages import from_message, to_waveforms
 from seisserve.proto import seismic_pb2 as wire
 from seisserve.traces import Trace
-from seisserve_serving.models import load
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 Refused = Callable[..., tuple[grpc.StatusCode, str]]
@@ -138,7 +138,8 @@ def test_reflection_knows_the_methods(channel: grpc.Channel) -> None:
     (answer,) = stub.ServerReflectionInfo(iter([question]), timeout=30)
     files = [FileDescriptorProto.FromString(f) for f in answer.file_descriptor_response.file_descriptor_proto]
     methods = {method.name for file in files for service in file.service for method in service.method}
-    assert methods == {*REQUESTS, "GetModel"}
+    assert methods == set(wire.DESCRIPTOR.services_by_name["SeismicService"].methods_by_name)
+    assert methods >= {*REQUESTS, *(f"{name}Stream" for name in REQUESTS), "Process", "GetModel"}
 
 
 def test_a_trace_without_samples_has_nothing(method: Any) -> None:

@@ -21,7 +21,9 @@ from seisserve.bundle import Bundle, shipped
 from seisserve.cli import run
 from seisserve.proto import tensorflow_serving_wire_pb2 as wire
 from seisserve.tensors import to_array, to_proto
-from seisserve_serving.models import Models, Served, load
+from seisserve_serving.lanes import Lanes
+from seisserve_serving.models import Models
+from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
 SERVICES = {
@@ -144,8 +146,9 @@ def test_an_inner_error_stays_inside_and_the_caller_gets_its_id(
     def broken(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         raise RuntimeError("the secret is 42")
 
-    served = Served(1, bundle.manifest, FakeTransport(broken))
-    server = Server(Models({"phasenet": {1: served}}, {}), port=0)
+    broken_models = Models(Lanes(1))
+    broken_models.add(1, bundle.manifest, FakeTransport(broken))
+    server = Server(broken_models, port=0)
     server.start()
     try:
         with grpc.insecure_channel(server.address) as channel:

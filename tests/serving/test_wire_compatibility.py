@@ -16,16 +16,32 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from tensorflow.core.framework.tensor_pb2 import TensorProto
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    model_service_pb2,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2,
+    regression_pb2,
+)
 from tritonclient.grpc import service_pb2
 
 from seisserve.proto import inference_wire_pb2, tensorflow_serving_wire_pb2, tensorflow_wire_pb2
 from seisserve.tensors import to_array, to_proto
 
 OFFICIAL = (
-    predict_pb2,
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
+    model_management_pb2,
+    predict_pb2,
+    prediction_log_pb2,
+    regression_pb2,
     service_pb2,
 )  # imported, so they are in the default pool
 OURS = [
@@ -118,6 +134,20 @@ def test_the_inference_service_has_the_official_methods() -> None:
             assert ours.full_name == f"seisserve.wire.{other.full_name}"
 
 
+@pytest.mark.parametrize(
+    ("theirs", "name"),
+    [(prediction_service_pb2, "PredictionService"), (model_service_pb2, "ModelService")],
+)
+def test_the_services_of_tensorflow_serving_have_all_the_official_methods(theirs: Any, name: str) -> None:
+    official_methods = theirs.DESCRIPTOR.services_by_name[name].methods
+    ours = tensorflow_serving_wire_pb2.DESCRIPTOR.services_by_name[name].methods_by_name
+    assert set(ours) == {method.name for method in official_methods}
+    for method in official_methods:
+        for own, other in ((ours[method.name].input_type, method.input_type),
+                           (ours[method.name].output_type, method.output_type)):  # fmt: skip
+            assert own.full_name == f"seisserve.wire.{other.full_name}"
+
+
 ARRAYS = arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0), elements=st.floats(width=32))
 
 
@@ -126,6 +156,47 @@ ARRAYS = arrays(np.float32, array_shapes(min_dims=0, max_dims=4, min_side=0), el
 def test_an_array_reads_back_through_tensorflow_bit_for_bit(array: NDArray[np.float32]) -> None:
     theirs = tf.make_ndarray(TensorProto.FromString(to_proto(array).SerializeToString()))
     assert (theirs.shape, theirs.tobytes()) == (array.shape, array.tobytes())
+
+
+DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
+KEPT = {
+    "f2": "half_val", "f4": "float_val", "f8": "double_val", "i8": "int64_val", "u4": "uint32_val", "u8": "uint64_val",
+    "b1": "bool_val",
+}  # fmt: skip
+TYPED = st.sampled_from(DTYPES).flatmap(lambda dtype: arrays(dtype, array_shapes(min_dims=0, max_dims=3, min_side=0)))
+TEXTS = arrays(object, array_shapes(min_dims=0, max_dims=2, min_side=0), elements=st.binary(max_size=5))
+
+
+@settings(deadline=None)
+@given(TYPED)
+def test_arrays_of_every_type_go_through_tensorflow_and_back(array: NDArray[Any]) -> None:
+    theirs = tf.make_ndarray(TensorProto.FromString(to_proto(array).SerializeToString()))
+    assert (theirs.shape, theirs.dtype, theirs.tobytes()) == (array.shape, array.dtype, array.tobytes())
+    proto = tf.make_tensor_proto(array, shape=array.shape)
+    ours = to_array(tensorflow_wire_pb2.TensorProto.FromString(proto.SerializeToString()), "x", array.dtype)
+    assert (ours.shape, ours.dtype, ours.tobytes()) == (array.shape, array.dtype, array.tobytes())
+
+
+@settings(deadline=None)
+@given(TYPED.filter(lambda array: array.size > 0))
+def test_single_values_of_every_type_read_as_tensorflow_writes_them(array: NDArray[Any]) -> None:
+    proto = tf.make_tensor_proto(array, shape=array.shape)
+    field = KEPT.get(array.dtype.str[1:], "int_val")
+    listed = TensorProto(dtype=proto.dtype, tensor_shape=proto.tensor_shape)
+    bits = array.view(np.uint16) if array.dtype == np.float16 else array
+    getattr(listed, field).extend(bits.ravel().tolist())
+    ours = to_array(tensorflow_wire_pb2.TensorProto.FromString(listed.SerializeToString()), "x", array.dtype)
+    np.testing.assert_array_equal(ours, tf.make_ndarray(listed), strict=True)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_strings_go_through_tensorflow_and_back(array: NDArray[Any]) -> None:
+    theirs = tf.make_ndarray(TensorProto.FromString(to_proto(array).SerializeToString()))
+    assert theirs.tolist() == array.tolist()
+    proto = tf.make_tensor_proto(array, dtype=tf.string, shape=array.shape)
+    ours = to_array(tensorflow_wire_pb2.TensorProto.FromString(proto.SerializeToString()), "x", array.dtype)
+    assert (ours.shape, ours.tolist()) == (array.shape, array.tolist())
 
 
 @settings(deadline=None)

@@ -33,14 +33,18 @@ def windows(data: Path, model: str, split: str, samples: int | None, cuts: int, 
     folder = Path(model)
     manifest = (read(folder) if folder.is_dir() else find(model)).manifest
     lengths = sorted({*manifest.fragment_windows, manifest.window_samples})
-    if samples is not None and samples not in lengths:
+    single = manifest.output.single  # one value for a window says no time: it is cut out of longer ones
+    if samples is not None and single and samples < 2 * manifest.window_samples:
+        raise UsageError(f"--samples is {samples}; {manifest.name} takes {2 * manifest.window_samples} or more")
+    if samples is not None and not single and samples not in lengths:
         raise UsageError(f"--samples is {samples}; {manifest.name} takes {', '.join(map(str, lengths))}")
     rng = np.random.default_rng(seed)
     traces = list(Dataset(read_rows(data, split), manifest.sampling_rate_hz, manifest.components))
     if not traces:
         raise UsageError(f"{data} has no traces of the split {split}")
     usual = float(np.median([trace.waveform.shape[1] for trace in traces]))
-    length = samples or max((size for size in lengths if size <= usual), default=lengths[0])
+    longest = int(usual) if single else max((size for size in lengths if size <= usual), default=lengths[0])
+    length = samples or longest
     margin = round(MARGIN_S * manifest.sampling_rate_hz)
     found, onsets, noise = [], [], []
     for trace in traces:

@@ -16,7 +16,7 @@ from seisserve.commands.options import (
     thresholds,
     verbose_option,
 )
-from seisserve.commands.work import readable, table_target, tabulate
+from seisserve.commands.work import readings, table_target, tabulate
 from seisserve.manifest import DETECTION
 from seisserve.tables import Detections
 
@@ -44,7 +44,7 @@ def detect(
         limit_by_label = thresholds(limits, [DETECTION])
         manifest.with_options(limit_by_label, hop_samples, stacking)  # a wrong option fails before any work
         return tabulate(
-            readable(inputs, verbose, "detecting"),
+            readings(inputs, verbose, "detecting"),
             lambda traces: client.detect(
                 traces, model=model, thresholds=limit_by_label, hop_samples=hop_samples, stacking=stacking,
                 resampling=resampling, on_error="skip",

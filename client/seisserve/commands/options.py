@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from seisserve.access import read
 from seisserve.client import DEFAULT_MODELS, Client
 from seisserve.errors import UsageError
 from seisserve.manifest import Task
@@ -16,8 +17,8 @@ from seisserve.runtimes.onnx import PROVIDERS
 from seisserve.runtimes.setup import PRECISIONS
 
 __all__ = [
-    "Where", "client_options", "inputs", "reading_options", "setup_options", "table_options", "thresholds",
-    "verbose_option", "waveform_options", "writable",
+    "Command", "Where", "client_options", "inputs", "reading_options", "setup_options", "table_options", "thresholds",
+    "verbose_option", "waveform_options", "where_options", "writable",
 ]  # fmt: skip
 
 Command = Callable[..., Any]
@@ -34,6 +35,7 @@ class Where(NamedTuple):
     providers: tuple[str, ...] | None
     tuned: bool
     timeout_s: float
+    access: Path | None
 
     def client(self) -> Client:
         """A client for it."""
@@ -46,6 +48,7 @@ class Where(NamedTuple):
             providers=self.providers,
             tuned=self.tuned,
             timeout_s=self.timeout_s,
+            access=None if self.access is None else read(self.access),
         )
 
 
@@ -57,10 +60,13 @@ def inputs(command: Command) -> Command:
 def client_options(task: Task) -> Callable[[Command], Command]:
     """--model (by default the one for the task), --server and how to run in this process; the command gets `model` and
     `where`."""
-    return lambda command: _client_options(command, DEFAULT_MODELS[task])
+    model = click.option("--model", default=DEFAULT_MODELS[task], show_default=True, metavar="NAME[:VERSION]")
+    return lambda command: model(where_options(command))
 
 
-def _client_options(command: Command, default_model: str) -> Command:
+def where_options(command: Command) -> Command:
+    """--server and how to run in this process; the command gets `where`."""
+
     def wrapped(
         server: str | None,
         repository: Path | None,
@@ -70,9 +76,10 @@ def _client_options(command: Command, default_model: str) -> Command:
         providers: tuple[str, ...],
         tuned: bool,
         timeout: float,
+        access: Path | None,
         **rest: Any,
     ) -> Any:
-        where = Where(server, repository, runtime, threads, precision, providers or None, tuned, timeout)
+        where = Where(server, repository, runtime, threads, precision, providers or None, tuned, timeout, access)
         return command(where=where, **rest)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
@@ -82,8 +89,10 @@ def _client_options(command: Command, default_model: str) -> Command:
         click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="Of each call to a server."),
         setup_options,
         click.option("--repository", type=click.Path(path_type=Path), help="Folder of models [default: the shipped]."),
+        click.option(
+            "--access", type=click.Path(path_type=Path), help="TOML file with the token, the ca and such of a server."
+        ),
         click.option("--server", metavar="HOST:PORT", help="A seisserve server [default: run in this process]."),
-        click.option("--model", default=default_model, show_default=True, metavar="NAME[:VERSION]"),
     )
 
 

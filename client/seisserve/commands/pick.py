@@ -16,7 +16,7 @@ from seisserve.commands.options import (
     thresholds,
     verbose_option,
 )
-from seisserve.commands.work import readable, table_target, tabulate
+from seisserve.commands.work import readings, table_target, tabulate
 from seisserve.tables import Picks
 
 __all__ = ["pick"]
@@ -44,7 +44,7 @@ def pick(
         limit_by_label = thresholds(limits, manifest.phases)
         manifest.with_options(limit_by_label, hop_samples, stacking)  # a wrong option fails before any work
         return tabulate(
-            readable(inputs, verbose, "picking"),
+            readings(inputs, verbose, "picking"),
             lambda traces: client.pick(
                 traces, model=model, thresholds=limit_by_label, hop_samples=hop_samples, stacking=stacking,
                 resampling=resampling, on_error="skip",

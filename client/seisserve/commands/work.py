@@ -12,13 +12,13 @@ import click
 from seisserve.cli import SOME_INPUTS_FAILED, fail
 from seisserve.commands.options import writable
 from seisserve.errors import WaveformError
-from seisserve.reading import Batch, batches, files, read_file
+from seisserve.reading import Batch, Reading, batches, files, read_file
 from seisserve.restoration import Restoration
 from seisserve.tables import Table, format_of
 from seisserve.traces import Trace, handed_over
 from seisserve.writing import check_waveform_format, waveform_format, write_waveforms
 
-__all__ = ["Group", "Target", "readable", "report", "restore", "table_target", "tabulate"]
+__all__ = ["Group", "Target", "readable", "readings", "report", "restore", "table_target", "tabulate"]
 
 Group = tuple[list[Trace], list[WaveformError]]
 
@@ -37,14 +37,16 @@ def table_target(table: type[Table[Any]], output: str, kind: str | None) -> Targ
     return Target(sys.stdout if output == "-" else writable(Path(output)), chosen)
 
 
-def tabulate(groups: Iterable[Group], work: Callable[[Iterable[Trace]], Table[Any]], target: Target) -> int:
-    """Write what the work finds in all groups as one table; the exit code."""
+def tabulate(groups: Iterable[Reading], work: Callable[[Iterable[Trace]], Table[Any]], target: Target) -> int:
+    """Write what the work finds in all files as one table; the exit code."""
     found: Table[Any] | None = None
     failed = 0
     try:
-        for traces, errors in groups:
-            more = work(handed_over(traces))
-            failed = report(more.warnings, [*errors, *more.errors]) or failed
+        for reading in groups:
+            more = None
+            while more is None:
+                more = _worked(reading, work)
+            failed = report(more.warnings, [*reading.errors, *more.errors]) or failed
             if found is None:
                 found = more
             else:
@@ -55,6 +57,23 @@ def tabulate(groups: Iterable[Group], work: Callable[[Iterable[Trace]], Table[An
             if isinstance(target.file, Path):
                 click.echo(f"{len(found)} {found.what} in {target.file}", err=True)
     return failed
+
+
+def _worked(reading: Reading, work: Callable[[Iterable[Trace]], Table[Any]]) -> Table[Any] | None:
+    """What the work finds in the files of one reading, part by part; None if it is to be done again."""
+    found: Table[Any] | None = None
+    for part in reading.parts():
+        more = work(handed_over(part))
+        if reading.again(more.errors):
+            return None
+        if found is None:
+            found = more
+            continue
+        found.extend(more)
+        found.errors.extend(more.errors)
+        found.warnings.extend(warning for warning in more.warnings if warning not in found.warnings)
+    reading.finish()
+    return found
 
 
 def restore(
@@ -98,17 +117,32 @@ def report(warnings: Iterable[str], errors: Iterable[WaveformError]) -> int:
     return failed
 
 
+def readings(inputs: tuple[Path, ...], verbose: bool, doing: str) -> Iterator[Reading]:
+    """The files that belong together, group after group, to be read as their samples are wanted; at least one group."""
+    for group in _batches(inputs, doing):
+        yield Reading(group, lambda path: _say(path, verbose))
+
+
 def readable(inputs: tuple[Path, ...], verbose: bool, doing: str) -> Iterator[Group]:
     """Traces of the files that belong together, group after group, and the errors met; at least one group."""
+    for group in _batches(inputs, doing):
+        yield _read(group, verbose)
+
+
+def _batches(inputs: tuple[Path, ...], doing: str) -> Iterator[Batch]:
     paths = files(inputs)
     if not paths:
-        yield [], [WaveformError(f"{', '.join(map(str, inputs))}: no files in it")]
+        yield Batch([], [WaveformError(f"{', '.join(map(str, inputs))}: no files in it")])
         return
     groups = list(batches(paths))
     bar: Any = click.progressbar(groups, label=doing, file=sys.stderr, hidden=not sys.stderr.isatty())
     with bar as shown:
-        for group in shown:
-            yield _read(group, verbose)
+        yield from shown
+
+
+def _say(path: Path, verbose: bool) -> None:
+    if verbose:
+        click.echo(f"reading {path}", err=True)
 
 
 def _read(group: Batch, verbose: bool) -> Group:
@@ -116,8 +150,7 @@ def _read(group: Batch, verbose: bool) -> Group:
     traces: list[Trace] = []
     errors = list(group.errors)
     for path in group.files:
-        if verbose:
-            click.echo(f"reading {path}", err=True)
+        _say(path, verbose)
         try:
             more, problems = read_file(path)
         except WaveformError as error:

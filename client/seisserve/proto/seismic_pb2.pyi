@@ -275,3 +275,111 @@ class GetModelResponse(_message.Message):
     model: ModelSpec
     manifest_json: str
     def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., manifest_json: _Optional[str] = ...) -> None: ...
+
+class SessionRequest(_message.Message):
+    __slots__ = ("start", "packets", "seen")
+    START_FIELD_NUMBER: _ClassVar[int]
+    PACKETS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    start: SessionStart
+    packets: SessionPackets
+    seen: int
+    def __init__(self, start: _Optional[_Union[SessionStart, _Mapping]] = ..., packets: _Optional[_Union[SessionPackets, _Mapping]] = ..., seen: _Optional[int] = ...) -> None: ...
+
+class SessionStart(_message.Message):
+    __slots__ = ("model", "options", "wait_s", "idle_s", "conflicts", "instruments", "resume_token")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    IDLE_S_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    INSTRUMENTS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSpec
+    options: Options
+    wait_s: float
+    idle_s: float
+    conflicts: str
+    instruments: int
+    resume_token: str
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., options: _Optional[_Union[Options, _Mapping]] = ..., wait_s: _Optional[float] = ..., idle_s: _Optional[float] = ..., conflicts: _Optional[str] = ..., instruments: _Optional[int] = ..., resume_token: _Optional[str] = ...) -> None: ...
+
+class SessionPackets(_message.Message):
+    __slots__ = ("number", "waveforms", "finish")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    WAVEFORMS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    waveforms: Waveforms
+    finish: bool
+    def __init__(self, number: _Optional[int] = ..., waveforms: _Optional[_Union[Waveforms, _Mapping]] = ..., finish: bool = ...) -> None: ...
+
+class SessionResponse(_message.Message):
+    __slots__ = ("number", "acknowledged", "started", "picks", "watermarks", "expired", "warnings", "counts", "finished")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    PICKS_FIELD_NUMBER: _ClassVar[int]
+    WATERMARKS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    acknowledged: int
+    started: SessionStarted
+    picks: _containers.RepeatedCompositeFieldContainer[Pick]
+    watermarks: _containers.RepeatedCompositeFieldContainer[Watermark]
+    expired: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    counts: _containers.RepeatedCompositeFieldContainer[SessionCounts]
+    finished: bool
+    def __init__(self, number: _Optional[int] = ..., acknowledged: _Optional[int] = ..., started: _Optional[_Union[SessionStarted, _Mapping]] = ..., picks: _Optional[_Iterable[_Union[Pick, _Mapping]]] = ..., watermarks: _Optional[_Iterable[_Union[Watermark, _Mapping]]] = ..., expired: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ..., counts: _Optional[_Iterable[_Union[SessionCounts, _Mapping]]] = ..., finished: bool = ...) -> None: ...
+
+class SessionStarted(_message.Message):
+    __slots__ = ("resume_token", "model", "provenance", "resumed", "resume_s", "waiting_answers", "history_s")
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    RESUME_S_FIELD_NUMBER: _ClassVar[int]
+    WAITING_ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_S_FIELD_NUMBER: _ClassVar[int]
+    resume_token: str
+    model: ModelSpec
+    provenance: str
+    resumed: bool
+    resume_s: float
+    waiting_answers: int
+    history_s: float
+    def __init__(self, resume_token: _Optional[str] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., provenance: _Optional[str] = ..., resumed: bool = ..., resume_s: _Optional[float] = ..., waiting_answers: _Optional[int] = ..., history_s: _Optional[float] = ...) -> None: ...
+
+class Watermark(_message.Message):
+    __slots__ = ("trace_id", "time_ns")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    trace_id: str
+    time_ns: int
+    def __init__(self, trace_id: _Optional[str] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class SessionCounts(_message.Message):
+    __slots__ = ("trace_id", "received", "late", "duplicate", "conflicting", "refused_packets", "gaps", "picks", "held_bytes")
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTING_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_PACKETS_FIELD_NUMBER: _ClassVar[int]
+    GAPS_FIELD_NUMBER: _ClassVar[int]
+    PICKS_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    trace_id: str
+    received: int
+    late: int
+    duplicate: int
+    conflicting: int
+    refused_packets: int
+    gaps: int
+    picks: int
+    held_bytes: int
+    def __init__(self, trace_id: _Optional[str] = ..., received: _Optional[int] = ..., late: _Optional[int] = ..., duplicate: _Optional[int] = ..., conflicting: _Optional[int] = ..., refused_packets: _Optional[int] = ..., gaps: _Optional[int] = ..., picks: _Optional[int] = ..., held_bytes: _Optional[int] = ...) -> None: ...

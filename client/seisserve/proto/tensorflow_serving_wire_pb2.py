@@ -27,7 +27,7 @@ from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb
 from seisserve.proto import tensorflow_wire_pb2 as seisserve_dot_proto_dot_tensorflow__wire__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-seisserve/proto/tensorflow_serving_wire.proto\x12!seisserve.wire.tensorflow.serving\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a%seisserve/proto/tensorflow_wire.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\x8f\x02\n\x0ePredictRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12M\n\x06inputs\x18\x02 \x03(\x0b\x32=.seisserve.wire.tensorflow.serving.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aU\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.seisserve.wire.tensorflow.TensorProto:\x02\x38\x01\"\xfd\x01\n\x0fPredictResponse\x12P\n\x07outputs\x18\x01 \x03(\x0b\x32?.seisserve.wire.tensorflow.serving.PredictResponse.OutputsEntry\x12@\n\nmodel_spec\x18\x02 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x1aV\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.seisserve.wire.tensorflow.TensorProto:\x02\x38\x01\"s\n\x17GetModelMetadataRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xcc\x01\n\x0fSignatureDefMap\x12[\n\rsignature_def\x18\x01 \x03(\x0b\x32\x44.seisserve.wire.tensorflow.serving.SignatureDefMap.SignatureDefEntry\x1a\\\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x36\n\x05value\x18\x02 \x01(\x0b\x32\'.seisserve.wire.tensorflow.SignatureDef:\x02\x38\x01\"\x80\x02\n\x18GetModelMetadataResponse\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12[\n\x08metadata\x18\x02 \x03(\x0b\x32I.seisserve.wire.tensorflow.serving.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"Y\n\x15GetModelStatusRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\x86\x02\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12J\n\x05state\x18\x02 \x01(\x0e\x32;.seisserve.wire.tensorflow.serving.ModelVersionStatus.State\x12>\n\x06status\x18\x03 \x01(\x0b\x32..seisserve.wire.tensorflow.serving.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"m\n\x16GetModelStatusResponse\x12S\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x35.seisserve.wire.tensorflow.serving.ModelVersionStatus2\x93\x02\n\x11PredictionService\x12p\n\x07Predict\x12\x31.seisserve.wire.tensorflow.serving.PredictRequest\x1a\x32.seisserve.wire.tensorflow.serving.PredictResponse\x12\x8b\x01\n\x10GetModelMetadata\x12:.seisserve.wire.tensorflow.serving.GetModelMetadataRequest\x1a;.seisserve.wire.tensorflow.serving.GetModelMetadataResponse2\x96\x01\n\x0cModelService\x12\x85\x01\n\x0eGetModelStatus\x12\x38.seisserve.wire.tensorflow.serving.GetModelStatusRequest\x1a\x39.seisserve.wire.tensorflow.serving.GetModelStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-seisserve/proto/tensorflow_serving_wire.proto\x12!seisserve.wire.tensorflow.serving\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a%seisserve/proto/tensorflow_wire.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\x8f\x02\n\x0ePredictRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12M\n\x06inputs\x18\x02 \x03(\x0b\x32=.seisserve.wire.tensorflow.serving.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aU\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.seisserve.wire.tensorflow.TensorProto:\x02\x38\x01\"\xfd\x01\n\x0fPredictResponse\x12P\n\x07outputs\x18\x01 \x03(\x0b\x32?.seisserve.wire.tensorflow.serving.PredictResponse.OutputsEntry\x12@\n\nmodel_spec\x18\x02 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x1aV\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.seisserve.wire.tensorflow.TensorProto:\x02\x38\x01\"s\n\x17GetModelMetadataRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xcc\x01\n\x0fSignatureDefMap\x12[\n\rsignature_def\x18\x01 \x03(\x0b\x32\x44.seisserve.wire.tensorflow.serving.SignatureDefMap.SignatureDefEntry\x1a\\\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x36\n\x05value\x18\x02 \x01(\x0b\x32\'.seisserve.wire.tensorflow.SignatureDef:\x02\x38\x01\"\x80\x02\n\x18GetModelMetadataResponse\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12[\n\x08metadata\x18\x02 \x03(\x0b\x32I.seisserve.wire.tensorflow.serving.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"Y\n\x15GetModelStatusRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\x86\x02\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12J\n\x05state\x18\x02 \x01(\x0e\x32;.seisserve.wire.tensorflow.serving.ModelVersionStatus.State\x12>\n\x06status\x18\x03 \x01(\x0b\x32..seisserve.wire.tensorflow.serving.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"m\n\x16GetModelStatusResponse\x12S\n\x14model_version_status\x18\x01 \x03(\x0b\x32\x35.seisserve.wire.tensorflow.serving.ModelVersionStatus\"C\n\x0b\x45xampleList\x12\x34\n\x08\x65xamples\x18\x01 \x03(\x0b\x32\".seisserve.wire.tensorflow.Example\"\x83\x01\n\x16\x45xampleListWithContext\x12\x34\n\x08\x65xamples\x18\x01 \x03(\x0b\x32\".seisserve.wire.tensorflow.Example\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".seisserve.wire.tensorflow.Example\"\xb7\x01\n\x05Input\x12\x46\n\x0c\x65xample_list\x18\x01 \x01(\x0b\x32..seisserve.wire.tensorflow.serving.ExampleListH\x00\x12^\n\x19\x65xample_list_with_context\x18\x02 \x01(\x0b\x32\x39.seisserve.wire.tensorflow.serving.ExampleListWithContextH\x00\x42\x06\n\x04kind\"%\n\x05\x43lass\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"L\n\x0f\x43lassifications\x12\x39\n\x07\x63lasses\x18\x01 \x03(\x0b\x32(.seisserve.wire.tensorflow.serving.Class\"c\n\x14\x43lassificationResult\x12K\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32\x32.seisserve.wire.tensorflow.serving.Classifications\"\x92\x01\n\x15\x43lassificationRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12\x37\n\x05input\x18\x02 \x01(\x0b\x32(.seisserve.wire.tensorflow.serving.Input\"\xa3\x01\n\x16\x43lassificationResponse\x12G\n\x06result\x18\x01 \x01(\x0b\x32\x37.seisserve.wire.tensorflow.serving.ClassificationResult\x12@\n\nmodel_spec\x18\x02 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\"\x1b\n\nRegression\x12\r\n\x05value\x18\x01 \x01(\x02\"V\n\x10RegressionResult\x12\x42\n\x0bregressions\x18\x01 \x03(\x0b\x32-.seisserve.wire.tensorflow.serving.Regression\"\x8e\x01\n\x11RegressionRequest\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12\x37\n\x05input\x18\x02 \x01(\x0b\x32(.seisserve.wire.tensorflow.serving.Input\"\x9b\x01\n\x12RegressionResponse\x12\x43\n\x06result\x18\x01 \x01(\x0b\x32\x33.seisserve.wire.tensorflow.serving.RegressionResult\x12@\n\nmodel_spec\x18\x02 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\"f\n\rInferenceTask\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12\x13\n\x0bmethod_name\x18\x02 \x01(\t\"\x89\x02\n\x0fInferenceResult\x12@\n\nmodel_spec\x18\x01 \x01(\x0b\x32,.seisserve.wire.tensorflow.serving.ModelSpec\x12X\n\x15\x63lassification_result\x18\x02 \x01(\x0b\x32\x37.seisserve.wire.tensorflow.serving.ClassificationResultH\x00\x12P\n\x11regression_result\x18\x03 \x01(\x0b\x32\x33.seisserve.wire.tensorflow.serving.RegressionResultH\x00\x42\x08\n\x06result\"\x91\x01\n\x15MultiInferenceRequest\x12?\n\x05tasks\x18\x01 \x03(\x0b\x32\x30.seisserve.wire.tensorflow.serving.InferenceTask\x12\x37\n\x05input\x18\x02 \x01(\x0b\x32(.seisserve.wire.tensorflow.serving.Input\"]\n\x16MultiInferenceResponse\x12\x43\n\x07results\x18\x01 \x03(\x0b\x32\x32.seisserve.wire.tensorflow.serving.InferenceResult\"\xf0\x03\n!FileSystemStoragePathSourceConfig\x1a\xca\x03\n\x15ServableVersionPolicy\x12s\n\x06latest\x18\x64 \x01(\x0b\x32\x61.seisserve.wire.tensorflow.serving.FileSystemStoragePathSourceConfig.ServableVersionPolicy.LatestH\x00\x12m\n\x03\x61ll\x18\x65 \x01(\x0b\x32^.seisserve.wire.tensorflow.serving.FileSystemStoragePathSourceConfig.ServableVersionPolicy.AllH\x00\x12w\n\x08specific\x18\x66 \x01(\x0b\x32\x63.seisserve.wire.tensorflow.serving.FileSystemStoragePathSourceConfig.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\"b\n\x15PerTaskSamplingConfig\x12\n\n\x02\x64\x63\x18\x01 \x01(\t\x12\x17\n\ntask_index\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rsampling_rate\x18\x03 \x01(\x01\x42\r\n\x0b_task_index\"\x98\x01\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\x12[\n\x19per_task_sampling_configs\x18\x03 \x03(\x0b\x32\x38.seisserve.wire.tensorflow.serving.PerTaskSamplingConfig\x12\x12\n\nattributes\x18\x02 \x01(\x05\"\xe5\x01\n\rLoggingConfig\x12S\n\x14log_collector_config\x18\x01 \x01(\x0b\x32\x35.seisserve.wire.tensorflow.serving.LogCollectorConfig\x12J\n\x0fsampling_config\x18\x02 \x01(\x0b\x32\x31.seisserve.wire.tensorflow.serving.SamplingConfig\x12\x33\n\x15\x63ustom_logging_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\xdd\x03\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12@\n\nmodel_type\x18\x03 \x01(\x0e\x32,.seisserve.wire.tensorflow.serving.ModelType\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12H\n\x0elogging_config\x18\x06 \x01(\x0b\x32\x30.seisserve.wire.tensorflow.serving.LoggingConfig\x12x\n\x14model_version_policy\x18\x07 \x01(\x0b\x32Z.seisserve.wire.tensorflow.serving.FileSystemStoragePathSourceConfig.ServableVersionPolicy\x12Y\n\x0eversion_labels\x18\x08 \x03(\x0b\x32\x41.seisserve.wire.tensorflow.serving.ModelConfig.VersionLabelsEntry\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"Q\n\x0fModelConfigList\x12>\n\x06\x63onfig\x18\x01 \x03(\x0b\x32..seisserve.wire.tensorflow.serving.ModelConfig\"\xa3\x01\n\x11ModelServerConfig\x12O\n\x11model_config_list\x18\x01 \x01(\x0b\x32\x32.seisserve.wire.tensorflow.serving.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"q\n\x13ReloadConfigRequest\x12\x44\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x34.seisserve.wire.tensorflow.serving.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"V\n\x14ReloadConfigResponse\x12>\n\x06status\x18\x01 \x01(\x0b\x32..seisserve.wire.tensorflow.serving.StatusProto\"\x96\x01\n\nPredictLog\x12\x42\n\x07request\x18\x01 \x01(\x0b\x32\x31.seisserve.wire.tensorflow.serving.PredictRequest\x12\x44\n\x08response\x18\x02 \x01(\x0b\x32\x32.seisserve.wire.tensorflow.serving.PredictResponse\"a\n\rPredictionLog\x12\x44\n\x0bpredict_log\x18\x06 \x01(\x0b\x32-.seisserve.wire.tensorflow.serving.PredictLogH\x00\x42\n\n\x08log_type*B\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTENSORFLOW\x10\x01\x12\t\n\x05OTHER\x10\x02\x32\x94\x05\n\x11PredictionService\x12\x7f\n\x08\x43lassify\x12\x38.seisserve.wire.tensorflow.serving.ClassificationRequest\x1a\x39.seisserve.wire.tensorflow.serving.ClassificationResponse\x12v\n\x07Regress\x12\x34.seisserve.wire.tensorflow.serving.RegressionRequest\x1a\x35.seisserve.wire.tensorflow.serving.RegressionResponse\x12p\n\x07Predict\x12\x31.seisserve.wire.tensorflow.serving.PredictRequest\x1a\x32.seisserve.wire.tensorflow.serving.PredictResponse\x12\x85\x01\n\x0eMultiInference\x12\x38.seisserve.wire.tensorflow.serving.MultiInferenceRequest\x1a\x39.seisserve.wire.tensorflow.serving.MultiInferenceResponse\x12\x8b\x01\n\x10GetModelMetadata\x12:.seisserve.wire.tensorflow.serving.GetModelMetadataRequest\x1a;.seisserve.wire.tensorflow.serving.GetModelMetadataResponse2\xa5\x02\n\x0cModelService\x12\x85\x01\n\x0eGetModelStatus\x12\x38.seisserve.wire.tensorflow.serving.GetModelStatusRequest\x1a\x39.seisserve.wire.tensorflow.serving.GetModelStatusResponse\x12\x8c\x01\n\x19HandleReloadConfigRequest\x12\x36.seisserve.wire.tensorflow.serving.ReloadConfigRequest\x1a\x37.seisserve.wire.tensorflow.serving.ReloadConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._loaded_options = None
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELTYPE']._serialized_start=6151
+  _globals['_MODELTYPE']._serialized_end=6217
   _globals['_MODELSPEC']._serialized_start=183
   _globals['_MODELSPEC']._serialized_end=323
   _globals['_PREDICTREQUEST']._serialized_start=326
@@ -72,8 +76,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1850
   _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1852
   _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1961
-  _globals['_PREDICTIONSERVICE']._serialized_start=1964
-  _globals['_PREDICTIONSERVICE']._serialized_end=2239
-  _globals['_MODELSERVICE']._serialized_start=2242
-  _globals['_MODELSERVICE']._serialized_end=2392
+  _globals['_EXAMPLELIST']._serialized_start=1963
+  _globals['_EXAMPLELIST']._serialized_end=2030
+  _globals['_EXAMPLELISTWITHCONTEXT']._serialized_start=2033
+  _globals['_EXAMPLELISTWITHCONTEXT']._serialized_end=2164
+  _globals['_INPUT']._serialized_start=2167
+  _globals['_INPUT']._serialized_end=2350
+  _globals['_CLASS']._serialized_start=2352
+  _globals['_CLASS']._serialized_end=2389
+  _globals['_CLASSIFICATIONS']._serialized_start=2391
+  _globals['_CLASSIFICATIONS']._serialized_end=2467
+  _globals['_CLASSIFICATIONRESULT']._serialized_start=2469
+  _globals['_CLASSIFICATIONRESULT']._serialized_end=2568
+  _globals['_CLASSIFICATIONREQUEST']._serialized_start=2571
+  _globals['_CLASSIFICATIONREQUEST']._serialized_end=2717
+  _globals['_CLASSIFICATIONRESPONSE']._serialized_start=2720
+  _globals['_CLASSIFICATIONRESPONSE']._serialized_end=2883
+  _globals['_REGRESSION']._serialized_start=2885
+  _globals['_REGRESSION']._serialized_end=2912
+  _globals['_REGRESSIONRESULT']._serialized_start=2914
+  _globals['_REGRESSIONRESULT']._serialized_end=3000
+  _globals['_REGRESSIONREQUEST']._serialized_start=3003
+  _globals['_REGRESSIONREQUEST']._serialized_end=3145
+  _globals['_REGRESSIONRESPONSE']._serialized_start=3148
+  _globals['_REGRESSIONRESPONSE']._serialized_end=3303
+  _globals['_INFERENCETASK']._serialized_start=3305
+  _globals['_INFERENCETASK']._serialized_end=3407
+  _globals['_INFERENCERESULT']._serialized_start=3410
+  _globals['_INFERENCERESULT']._serialized_end=3675
+  _globals['_MULTIINFERENCEREQUEST']._serialized_start=3678
+  _globals['_MULTIINFERENCEREQUEST']._serialized_end=3823
+  _globals['_MULTIINFERENCERESPONSE']._serialized_start=3825
+  _globals['_MULTIINFERENCERESPONSE']._serialized_end=3918
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG']._serialized_start=3921
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG']._serialized_end=4417
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY']._serialized_start=3959
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY']._serialized_end=4417
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY_LATEST']._serialized_start=4333
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY_LATEST']._serialized_end=4363
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY_ALL']._serialized_start=4365
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY_ALL']._serialized_end=4370
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY_SPECIFIC']._serialized_start=4372
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLEVERSIONPOLICY_SPECIFIC']._serialized_end=4400
+  _globals['_LOGCOLLECTORCONFIG']._serialized_start=4419
+  _globals['_LOGCOLLECTORCONFIG']._serialized_end=4478
+  _globals['_PERTASKSAMPLINGCONFIG']._serialized_start=4480
+  _globals['_PERTASKSAMPLINGCONFIG']._serialized_end=4578
+  _globals['_SAMPLINGCONFIG']._serialized_start=4581
+  _globals['_SAMPLINGCONFIG']._serialized_end=4733
+  _globals['_LOGGINGCONFIG']._serialized_start=4736
+  _globals['_LOGGINGCONFIG']._serialized_end=4965
+  _globals['_MODELCONFIG']._serialized_start=4968
+  _globals['_MODELCONFIG']._serialized_end=5445
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=5393
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=5445
+  _globals['_MODELCONFIGLIST']._serialized_start=5447
+  _globals['_MODELCONFIGLIST']._serialized_end=5528
+  _globals['_MODELSERVERCONFIG']._serialized_start=5531
+  _globals['_MODELSERVERCONFIG']._serialized_end=5694
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=5696
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=5809
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=5811
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=5897
+  _globals['_PREDICTLOG']._serialized_start=5900
+  _globals['_PREDICTLOG']._serialized_end=6050
+  _globals['_PREDICTIONLOG']._serialized_start=6052
+  _globals['_PREDICTIONLOG']._serialized_end=6149
+  _globals['_PREDICTIONSERVICE']._serialized_start=6220
+  _globals['_PREDICTIONSERVICE']._serialized_end=6880
+  _globals['_MODELSERVICE']._serialized_start=6883
+  _globals['_MODELSERVICE']._serialized_end=7176
 # @@protoc_insertion_point(module_scope)

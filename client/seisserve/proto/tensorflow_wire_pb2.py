@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%seisserve/proto/tensorflow_wire.proto\x12\x19seisserve.wire.tensorflow\"\x89\x01\n\x10TensorShapeProto\x12<\n\x03\x64im\x18\x02 \x03(\x0b\x32/.seisserve.wire.tensorflow.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xcf\x02\n\x0bTensorProto\x12\x32\n\x05\x64type\x18\x01 \x01(\x0e\x32#.seisserve.wire.tensorflow.DataType\x12\x41\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32+.seisserve.wire.tensorflow.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\x12\x14\n\x08half_val\x18\r \x03(\x05\x42\x02\x10\x01\"\x91\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x05\x64type\x18\x02 \x01(\x0e\x32#.seisserve.wire.tensorflow.DataType\x12\x41\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32+.seisserve.wire.tensorflow.TensorShapeProto\"\xdc\x02\n\x0cSignatureDef\x12\x43\n\x06inputs\x18\x01 \x03(\x0b\x32\x33.seisserve.wire.tensorflow.SignatureDef.InputsEntry\x12\x45\n\x07outputs\x18\x02 \x03(\x0b\x32\x34.seisserve.wire.tensorflow.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aT\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.seisserve.wire.tensorflow.TensorInfo:\x02\x38\x01\x1aU\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.seisserve.wire.tensorflow.TensorInfo:\x02\x38\x01*\xb7\x01\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0b\n\x07\x44T_HALF\x10\x13\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%seisserve/proto/tensorflow_wire.proto\x12\x19seisserve.wire.tensorflow\"\x89\x01\n\x10TensorShapeProto\x12<\n\x03\x64im\x18\x02 \x03(\x0b\x32/.seisserve.wire.tensorflow.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xff\x02\n\x0bTensorProto\x12\x32\n\x05\x64type\x18\x01 \x01(\x0e\x32#.seisserve.wire.tensorflow.DataType\x12\x41\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32+.seisserve.wire.tensorflow.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\x12\x14\n\x08half_val\x18\r \x03(\x05\x42\x02\x10\x01\x12\x16\n\nuint32_val\x18\x10 \x03(\rB\x02\x10\x01\x12\x16\n\nuint64_val\x18\x11 \x03(\x04\x42\x02\x10\x01\"\x91\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x05\x64type\x18\x02 \x01(\x0e\x32#.seisserve.wire.tensorflow.DataType\x12\x41\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32+.seisserve.wire.tensorflow.TensorShapeProto\"\xdc\x02\n\x0cSignatureDef\x12\x43\n\x06inputs\x18\x01 \x03(\x0b\x32\x33.seisserve.wire.tensorflow.SignatureDef.InputsEntry\x12\x45\n\x07outputs\x18\x02 \x03(\x0b\x32\x34.seisserve.wire.tensorflow.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aT\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.seisserve.wire.tensorflow.TensorInfo:\x02\x38\x01\x1aU\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x34\n\x05value\x18\x02 \x01(\x0b\x32%.seisserve.wire.tensorflow.TensorInfo:\x02\x38\x01\"\x1a\n\tBytesList\x12\r\n\x05value\x18\x01 \x03(\x0c\"\x1e\n\tFloatList\x12\x11\n\x05value\x18\x01 \x03(\x02\x42\x02\x10\x01\"\x1e\n\tInt64List\x12\x11\n\x05value\x18\x01 \x03(\x03\x42\x02\x10\x01\"\xc5\x01\n\x07\x46\x65\x61ture\x12:\n\nbytes_list\x18\x01 \x01(\x0b\x32$.seisserve.wire.tensorflow.BytesListH\x00\x12:\n\nfloat_list\x18\x02 \x01(\x0b\x32$.seisserve.wire.tensorflow.FloatListH\x00\x12:\n\nint64_list\x18\x03 \x01(\x0b\x32$.seisserve.wire.tensorflow.Int64ListH\x00\x42\x06\n\x04kind\"\xa1\x01\n\x08\x46\x65\x61tures\x12\x41\n\x07\x66\x65\x61ture\x18\x01 \x03(\x0b\x32\x30.seisserve.wire.tensorflow.Features.FeatureEntry\x1aR\n\x0c\x46\x65\x61tureEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".seisserve.wire.tensorflow.Feature:\x02\x38\x01\"@\n\x07\x45xample\x12\x35\n\x08\x66\x65\x61tures\x18\x01 \x01(\x0b\x32#.seisserve.wire.tensorflow.Features*\xe4\x01\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\r\n\tDT_UINT16\x10\x11\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,24 +43,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSORPROTO'].fields_by_name['bool_val']._serialized_options = b'\020\001'
   _globals['_TENSORPROTO'].fields_by_name['half_val']._loaded_options = None
   _globals['_TENSORPROTO'].fields_by_name['half_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['uint32_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['uint32_val']._serialized_options = b'\020\001'
+  _globals['_TENSORPROTO'].fields_by_name['uint64_val']._loaded_options = None
+  _globals['_TENSORPROTO'].fields_by_name['uint64_val']._serialized_options = b'\020\001'
   _globals['_SIGNATUREDEF_INPUTSENTRY']._loaded_options = None
   _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_options = b'8\001'
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._loaded_options = None
   _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1046
-  _globals['_DATATYPE']._serialized_end=1229
+  _globals['_FLOATLIST'].fields_by_name['value']._loaded_options = None
+  _globals['_FLOATLIST'].fields_by_name['value']._serialized_options = b'\020\001'
+  _globals['_INT64LIST'].fields_by_name['value']._loaded_options = None
+  _globals['_INT64LIST'].fields_by_name['value']._serialized_options = b'\020\001'
+  _globals['_FEATURES_FEATUREENTRY']._loaded_options = None
+  _globals['_FEATURES_FEATUREENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=1616
+  _globals['_DATATYPE']._serialized_end=1844
   _globals['_TENSORSHAPEPROTO']._serialized_start=69
   _globals['_TENSORSHAPEPROTO']._serialized_end=206
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=173
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=206
   _globals['_TENSORPROTO']._serialized_start=209
-  _globals['_TENSORPROTO']._serialized_end=544
-  _globals['_TENSORINFO']._serialized_start=547
-  _globals['_TENSORINFO']._serialized_end=692
-  _globals['_SIGNATUREDEF']._serialized_start=695
-  _globals['_SIGNATUREDEF']._serialized_end=1043
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=872
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=956
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=958
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1043
+  _globals['_TENSORPROTO']._serialized_end=592
+  _globals['_TENSORINFO']._serialized_start=595
+  _globals['_TENSORINFO']._serialized_end=740
+  _globals['_SIGNATUREDEF']._serialized_start=743
+  _globals['_SIGNATUREDEF']._serialized_end=1091
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=920
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=1004
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=1006
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1091
+  _globals['_BYTESLIST']._serialized_start=1093
+  _globals['_BYTESLIST']._serialized_end=1119
+  _globals['_FLOATLIST']._serialized_start=1121
+  _globals['_FLOATLIST']._serialized_end=1151
+  _globals['_INT64LIST']._serialized_start=1153
+  _globals['_INT64LIST']._serialized_end=1183
+  _globals['_FEATURE']._serialized_start=1186
+  _globals['_FEATURE']._serialized_end=1383
+  _globals['_FEATURES']._serialized_start=1386
+  _globals['_FEATURES']._serialized_end=1547
+  _globals['_FEATURES_FEATUREENTRY']._serialized_start=1465
+  _globals['_FEATURES_FEATUREENTRY']._serialized_end=1547
+  _globals['_EXAMPLE']._serialized_start=1549
+  _globals['_EXAMPLE']._serialized_end=1613
 # @@protoc_insertion_point(module_scope)

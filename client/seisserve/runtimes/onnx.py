@@ -11,6 +11,7 @@ from seisserve.bundle import Bundle, check_digest
 from seisserve.errors import BundleError, UsageError
 from seisserve.extras import need
 from seisserve.manifest import Manifest
+from seisserve.runtimes.setup import DEVICE, Device
 from seisserve.transport import Arrays
 from seisserve.windows import BATCH_SAMPLES
 
@@ -45,14 +46,17 @@ class OnnxRuntime:
         precision: str = "float32",
         providers: tuple[str, ...] = ("cpu",),
         batch_samples: int = BATCH_SAMPLES,
+        device: Device = DEVICE,
     ) -> None:
         artifact, path = bundle.artifact(self.format, precision)
         check_digest(artifact, path)
         ort = need("onnxruntime", "edge")
-        wanted = _available(ort, providers)
+        wanted = [_on(device, provider) for provider in _available(ort, providers)]
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        for threads in ("intra_op", "inter_op"):
+            options.add_session_config_entry(f"session.{threads}.allow_spinning", str(int(device.allow_spinning)))
         try:
             self._session: InferenceSession = ort.InferenceSession(str(path), options, providers=wanted)
         except onnxruntime_errors() as error:
@@ -96,6 +100,21 @@ def _available(ort: ModuleType, providers: tuple[str, ...]) -> list[Provider]:
     if not providers:
         raise UsageError(f"providers is empty; it must name one or more of {installed}")
     return [PROVIDERS[name] for name in providers]
+
+
+def _on(device: Device, provider: Provider) -> Provider:
+    """The provider with its options for the device."""
+    name, options = provider
+    limit = str(device.memory_mb << 20)
+    if name == PROVIDERS["cuda"][0]:
+        given = {"device_id": str(device.id), "cudnn_conv_algo_search": device.cudnn_conv_algo_search}
+        given |= {"gpu_mem_limit": limit, "arena_extend_strategy": "kSameAsRequested"} if device.memory_mb else {}
+    elif name == PROVIDERS["tensorrt"][0]:
+        given = {"device_id": str(device.id)}
+        given |= {"trt_max_workspace_size": limit} if device.memory_mb else {}
+    else:
+        given = {}
+    return name, options | given
 
 
 def _check_started(started: list[str], providers: tuple[str, ...]) -> None:

@@ -5,15 +5,41 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from seisserve.access import Access
 from seisserve.errors import UsageError
 from seisserve.windows import BATCH_SAMPLES
 
-__all__ = ["PRECISIONS", "Setup", "checked_precision", "processor", "processors"]
+__all__ = ["DEVICE", "PRECISIONS", "Backend", "Device", "Setup", "checked_precision", "processor", "processors"]
 
 # best: the fastest that is there, by the gate's own measurement
 PRECISIONS = ("float32", "int8", "float16", "weights8", "best")
+
+
+class Device(NamedTuple):
+    """Options of onnxruntime for the hardware. id: which GPU. memory_mb: what a model may take of it, 0 for any amount.
+    cudnn_conv_algo_search: EXHAUSTIVE measures every algorithm at the first batch of each size. allow_spinning: threads
+    of onnxruntime that wait keep their processor busy."""
+
+    id: int = 0
+    memory_mb: int = 0
+    cudnn_conv_algo_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = "HEURISTIC"
+    allow_spinning: bool = False
+
+
+DEVICE = Device()
+
+
+OPEN = Access()
+
+
+class Backend(NamedTuple):
+    """A TensorFlow Serving (or seisserve) that has the same models and runs them. address: HOST:PORT."""
+
+    address: str
+    timeout_s: float = 30.0
+    access: Access = OPEN
 
 
 class Setup(NamedTuple):
@@ -21,7 +47,7 @@ class Setup(NamedTuple):
 
     runtime: onnxruntime, openvino or tensorflow. lanes: calls at once, None for one on each processor. precision:
     which artifact. providers: of onnxruntime, by preference. batch_samples: about how long a call is, all its windows
-    together.
+    together. device: of onnxruntime. backend: what runs the model in place of all that.
     """
 
     runtime: str = "onnxruntime"
@@ -29,6 +55,8 @@ class Setup(NamedTuple):
     precision: str = "float32"
     providers: tuple[str, ...] = ("cpu",)
     batch_samples: int = BATCH_SAMPLES
+    device: Device = DEVICE
+    backend: Backend | None = None
 
 
 def checked_precision(precision: str) -> str:

@@ -1,0 +1,546 @@
+"""The process's one budget of computing threads, and dynamic batching on it.
+
+A lane computes one batch at a time, on one thread. Calls wait in a queue of their model; a lane that is free takes the
+most urgent call, and as many other windows of the same model and length as fill a batch. A call that is larger than a
+batch is computed on as many lanes as there are. A call that finds a free lane and nobody waiting computes at once, on
+its caller's thread. What a window gives does not depend on its batch-mates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from seisserve.errors import BundleError, UsageError
+from seisserve.manifest import Manifest
+from seisserve.transport import Arrays, Transport
+from seisserve.windows import batch_size
+from seisserve_serving.calls import Call
+from seisserve_serving.errors import Overloaded, Unavailable
+from seisserve_serving.signatures import Signature
+
+__all__ = ["Batch", "Batching", "Lanes", "Later", "Network", "Queue"]
+
+Answer = TypeVar("Answer")
+Next = TypeVar("Next")
+Outputs = dict[str, NDArray[Any]]
+
+RETRY_MS = 100  # at least; a caller that comes back at once finds the same queue
+
+
+class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the windows of one model are batched; the names are TensorFlow Serving's.
+
+    max_batch_size: windows in a batch, 0 for as many as the model's runtime wants in a call. batch_timeout_micros: how
+    long a batch that is not full waits for more. max_enqueued_batches: batches that may wait; beyond that, calls are
+    refused at once. num_batch_threads: lanes that the model may use at once, 0 for all. allowed_batch_sizes: windows
+    that a batch may have, rising to max_batch_size; smaller ones are filled up. mode: "exact" computes what is there;
+    "fixed" always computes full batches, so that even a runtime whose rounding depends on the size answers the same.
+    """
+
+    max_batch_size: int = 0
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 64
+    num_batch_threads: int = 0
+    allowed_batch_sizes: tuple[int, ...] = ()
+    mode: Literal["exact", "fixed"] = "exact"
+
+    def __post_init__(self) -> None:
+        sizes = self.allowed_batch_sizes
+        for name in ("max_batch_size", "batch_timeout_micros", "num_batch_threads"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.max_enqueued_batches < 1:
+            raise UsageError(f"max_enqueued_batches is {self.max_enqueued_batches}; it must be at least 1")
+        if any(size < 1 for size in sizes) or any(low >= high for low, high in itertools.pairwise(sizes)):
+            raise UsageError(f"allowed_batch_sizes are {list(sizes)}; they must rise, from 1 or more")
+        if sizes and self.max_batch_size and sizes[-1] != self.max_batch_size:
+            raise UsageError(f"allowed_batch_sizes end with {sizes[-1]}; max_batch_size is {self.max_batch_size}")
+
+
+class Network(Protocol):
+    """What a queue computes on: any Transport, or a model that has no manifest, called with its signature."""
+
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def batch_samples(self) -> int: ...
+
+    def predict(self, model: Any, inputs: Arrays) -> Arrays: ...
+
+
+class Batch(NamedTuple):
+    """What is told of a batch that was computed. Times in seconds; waited_s: of each call in it."""
+
+    model: Manifest | Signature
+    windows: int
+    padding: int
+    waited_s: tuple[float, ...]
+    compute_s: float
+
+
+class _Item:
+    """A call's windows on their way. Everything changes under the lanes' lock.
+
+    Who waits for it is a thread, at `inbox`, or a task of an event loop, at `future`.
+    """
+
+    __slots__ = (
+        "arrived", "call", "count", "error", "future", "inbox", "inputs", "kind", "left", "outputs", "samples", "taken",
+        "to_do",
+    )  # fmt: skip
+
+    def __init__(self, inputs: Arrays, count: int, samples: int, kind: Hashable, call: Call) -> None:
+        self.inputs, self.count, self.samples, self.kind, self.call = inputs, count, samples, kind, call
+        self.arrived = time.monotonic()
+        self.taken = 0  # windows that a lane has taken
+        self.to_do = count  # windows without an answer
+        self.left = False  # nobody waits any more
+        self.outputs: dict[str, NDArray[np.float32]] = {}
+        self.error: BaseException | None = None
+        self.inbox: queue.SimpleQueue[None] = queue.SimpleQueue()  # something has happened
+        self.future: asyncio.Future[None] | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether nothing more is to come: all its outputs are there, or an error."""
+        return not self.to_do or self.error is not None
+
+
+def _wake(items: Sequence[_Item]) -> None:
+    """Tell who waits for these items that something has happened; an event loop is told once for all of them."""
+    futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for item in items:
+        if item.future is None:
+            item.inbox.put(None)
+        else:
+            futures.setdefault(item.future.get_loop(), []).append(item.future)
+    for loop, waiting in futures.items():
+        loop.call_soon_threadsafe(_set, waiting)
+
+
+def _set(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+class Later(Generic[Answer]):
+    """An answer that a lane will make: `result` waits for it on this thread, `done` on an event loop.
+
+    Both raise Overloaded, Expired, Cancelled, Unavailable, and what the computing raised. The answer is made once.
+    """
+
+    def __init__(self, queue: Queue | None, item: _Item | None, finish: Callable[[Outputs], Answer]) -> None:
+        self._queue, self._item, self._finish = queue, item, finish
+
+    def then(self, function: Callable[[Answer], Next]) -> Later[Next]:
+        """What a function makes of it."""
+        finish = self._finish
+        return Later(self._queue, self._item, lambda outputs: function(finish(outputs)))
+
+    def result(self) -> Answer:
+        """The answer."""
+        if self._queue is None or self._item is None:
+            return self._finish({})
+        return self._finish(self._queue.answer(self._item))
+
+    async def done(self) -> Answer:
+        """The answer."""
+        if self._queue is None or self._item is None:
+            return self._finish({})
+        return self._finish(await self._queue.answer_on_loop(self._item))
+
+
+class _Part(NamedTuple):
+    """Windows low to high of an item."""
+
+    item: _Item
+    low: int
+    high: int
+
+
+class Lanes:
+    """As many computing threads as `count`, shared by all models. `told` hears of every batch."""
+
+    def __init__(self, count: int, told: Callable[[Batch], None] | None = None) -> None:
+        if count < 1:
+            raise UsageError(f"lanes is {count}; it must be at least 1")
+        self.count, self.told = count, told
+        self.changed = threading.Condition()
+        self.numbers = itertools.count()
+        self._free, self._closed = count, False
+        self._lines: dict[tuple[int, Hashable], _Line] = {}
+        self._threads = [
+            threading.Thread(target=self._work, name=f"lane-{number}", daemon=True) for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def queue(
+        self, model: Manifest | Signature, transport: Network, batching: Batching | None = None, *, whole: bool = False
+    ) -> Queue:
+        """A queue for one model version (or one signature of it) on these lanes. whole: never batch its calls."""
+        return Queue(self, model, transport, batching or Batching(), whole)
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads are there."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def close(self) -> None:
+        """End the threads; calls that wait get Unavailable."""
+        with self.changed:
+            self._closed = True
+            for line in self._lines.values():
+                for _, _, item in line.waiting:
+                    item.error = Unavailable("the server has stopped")
+                    _wake([item])
+            self._lines.clear()
+            self.changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def try_take(self, queue: Queue) -> bool:
+        """Take a lane for a caller's own thread, if one is free and nobody waits."""
+        with self.changed:
+            if self._closed:
+                raise Unavailable("the server has stopped")
+            if not self._free or self._lines or queue.running >= queue.most_running:
+                return False
+            self._free -= 1
+            queue.running += 1
+            return True
+
+    def give_back(self, queue: Queue) -> None:
+        """Give back a lane that was taken."""
+        with self.changed:
+            self._free += 1
+            queue.running -= 1
+            if self._lines:
+                self.changed.notify()
+
+    def put(self, queue: Queue, item: _Item) -> None:
+        """Let an item wait for its turn. Raises Overloaded if the queue is full."""
+        key = (id(queue), item.kind)
+        with self.changed:
+            if self._closed:
+                raise Unavailable("the server has stopped")
+            queue.admit(item)
+            line = self._lines.get(key)
+            if line is None:
+                line = self._lines[key] = _Line(queue, queue.size(item.samples))
+            heapq.heappush(line.waiting, (item.call.priority, next(self.numbers), item))
+            line.windows += item.count
+            self.changed.notify()
+
+    def leave(self, queue: Queue, item: _Item) -> None:
+        """The caller waits no more: what no lane has taken yet is never computed."""
+        if item.taken == item.count:
+            return  # nothing of it waits; the lock is for those who need it
+        with self.changed:
+            if not item.left:
+                item.left = True
+                queue.waiting -= item.count - item.taken
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                found = self._next()
+                while found is None:
+                    if self._closed:
+                        return
+                    self.changed.wait(self._patience())
+                    found = self._next()
+                line, parts = found
+                self._free -= 1
+                line.queue.running += 1
+                if self._lines and self._free:
+                    self.changed.notify()  # what is left is for the next free lane
+            try:
+                line.queue.compute(parts)
+            finally:
+                self.give_back(line.queue)
+            del found, line, parts  # while this lane waits, nothing of a model that is unloaded may stay
+
+    def _next(self) -> tuple[_Line, list[_Part]] | None:
+        """The most urgent batch, if a lane is free for one."""
+        if not self._free:
+            return None
+        for key in [key for key, line in self._lines.items() if not line.head()]:
+            del self._lines[key]
+        ready = [line for line in self._lines.values() if line.ready()]
+        if not ready:
+            return None
+        line = min(ready, key=lambda line: line.waiting[0][:2])
+        parts = line.take()
+        if not line.head():
+            self._lines = {key: other for key, other in self._lines.items() if other is not line}
+        return line, parts
+
+    def _patience(self) -> float | None:
+        """Until when a batch that is not full waits for more, in seconds from now."""
+        times = [line.due for line in self._lines.values() if line.due is not None]
+        return max(min(times) - time.monotonic(), 0.0005) if times and self._free else None
+
+
+class _Line:
+    """The items of one model and window length that wait, the most urgent first."""
+
+    def __init__(self, queue: Queue, size: int) -> None:
+        self.queue, self.size = queue, size
+        self.waiting: list[tuple[int, int, _Item]] = []
+        self.windows = 0
+        self.due: float | None = None
+
+    def head(self) -> _Item | None:
+        """The next item that somebody still waits for; those whose call is over are dropped."""
+        while self.waiting:
+            item = self.waiting[0][2]
+            if not item.left and item.error is None and not item.call.over:
+                return item
+            heapq.heappop(self.waiting)
+            self.windows -= item.count - item.taken
+            if not item.left:
+                item.left = True
+                self.queue.waiting -= item.count - item.taken
+                _wake([item])
+        return None
+
+    def ready(self) -> bool:
+        """Whether a batch may be taken now: it is full, or has waited for more long enough."""
+        self.due = None
+        if self.queue.running >= self.queue.most_running:
+            return False
+        wait_s = self.queue.batching.batch_timeout_micros / 1e6
+        if not wait_s or self.windows >= self.size:
+            return True
+        due = min(item.arrived for _, _, item in self.waiting) + wait_s
+        if time.monotonic() >= due:
+            return True
+        self.due = due
+        return False
+
+    def take(self) -> list[_Part]:
+        """A batch from the head on. What is over is left out."""
+        parts: list[_Part] = []
+        room = self.size
+        while room and (item := self.head()):
+            low, high = item.taken, min(item.taken + room, item.count)
+            parts.append(_Part(item, low, high))
+            item.taken = high
+            room -= high - low
+            self.windows -= high - low
+            self.queue.waiting -= high - low
+            if high == item.count:
+                heapq.heappop(self.waiting)
+        return parts
+
+
+class Queue:
+    """The calls of one model version; `batching` says how they are put together, unless each is computed as it is."""
+
+    def __init__(
+        self, lanes: Lanes, model: Manifest | Signature, transport: Network, batching: Batching, whole: bool
+    ) -> None:
+        self.lanes, self.model, self.transport, self.batching = lanes, model, transport, batching
+        self.whole = whole
+        self._input = model.input.name if isinstance(model, Manifest) else ""
+        self.waiting = self.running = 0  # windows that wait; lanes at work. Under the lanes' lock
+        self.most_running = min(batching.num_batch_threads or lanes.count, lanes.count, transport.lanes)
+
+    def size(self, samples: int) -> int:
+        """Windows of that many samples in a full batch."""
+        if self.whole:
+            return 1
+        allowed = self.batching.allowed_batch_sizes
+        if self.batching.max_batch_size or allowed:
+            return self.batching.max_batch_size or allowed[-1]
+        return batch_size(samples, self.transport.batch_samples)
+
+    def sizes(self, samples: int) -> list[int]:
+        """Every number of windows that a batch may have, rising: what to warm up."""
+        full = self.size(samples)
+        if self.batching.mode == "fixed":
+            return [full]
+        return list(self.batching.allowed_batch_sizes) or list(range(1, full + 1))
+
+    def at(self, call: Call) -> Transport:
+        """A transport for one call."""
+        return _At(self, call)
+
+    def predict(self, windows: NDArray[np.float32], call: Call) -> dict[str, NDArray[np.float32]]:
+        """Outputs of [n, samples, components], n at least 1, by name. Raises Overloaded, Expired, Cancelled,
+        Unavailable."""
+        return self.later(windows, call).result()
+
+    def later(self, windows: NDArray[np.float32], call: Call) -> Later[Outputs]:
+        """As `predict`, without waiting."""
+        samples = windows.shape[1]
+        return self._later(_Item({self._input: windows}, len(windows), samples, samples, call))
+
+    def run_later(self, inputs: Arrays, call: Call) -> Later[Outputs]:
+        """Outputs by name for a model without a manifest; the first axis of all inputs is the batch, at least 1, unless
+        the calls are computed as they are."""
+        if self.whole:
+            return self._later(_Item(inputs, 1, 1, None, call))
+        kind = tuple((name, inputs[name].shape[1:]) for name in sorted(inputs))
+        return self._later(_Item(inputs, len(next(iter(inputs.values()))), 1, kind, call))
+
+    def _later(self, item: _Item) -> Later[Outputs]:
+        item.call.check()
+        item.call.charge(item.count)
+        return Later(self, item, lambda outputs: outputs)
+
+    async def answer_on_loop(self, item: _Item) -> Outputs:
+        """The outputs of an item, awaited: a lane's thread computes them."""
+        item.future = asyncio.get_running_loop().create_future()
+        self.lanes.put(self, item)
+        try:
+            await item.future
+            if not item.answered:  # it was dropped
+                item.call.check()
+        finally:
+            self.lanes.leave(self, item)
+        if item.error is not None:
+            raise item.error
+        return item.outputs
+
+    def answer(self, item: _Item) -> Outputs:
+        """The outputs of an item, computed on this thread if a lane is free for it."""
+        at_once = not self.batching.batch_timeout_micros and item.count <= self.size(item.samples)
+        if at_once and self.lanes.try_take(self):
+            item.taken = item.count
+            try:
+                self.compute([_Part(item, 0, item.taken)])
+            finally:
+                self.lanes.give_back(self)
+        else:
+            self._wait(item)
+        if item.error is not None:
+            raise item.error
+        return item.outputs
+
+    def _wait(self, item: _Item) -> None:
+        call = item.call
+        self.lanes.put(self, item)
+        call.when_cancelled(lambda: item.inbox.put(None))
+        try:
+            while not item.answered:
+                with contextlib.suppress(queue.Empty):
+                    item.inbox.get(timeout=call.left_s)
+                if not item.answered:
+                    call.check()
+        finally:
+            call.when_cancelled(None)
+            self.lanes.leave(self, item)
+
+    def admit(self, item: _Item) -> None:
+        """Count an item in. Raises Overloaded if there is no room for it."""
+        room = self.batching.max_enqueued_batches * self.size(item.samples)
+        if self.waiting and self.waiting + item.count > room:
+            raise Overloaded(
+                f"{self.waiting} windows wait for {self.model.name}, at most {room} may (max_enqueued_batches); "
+                "try again later",
+                RETRY_MS,
+            )
+        self.waiting += item.count
+
+    def compute(self, parts: list[_Part]) -> None:
+        """Compute a batch and give each item its share, or all of them what went wrong."""
+        begin = time.monotonic()
+        try:
+            outputs, padding = self._run(parts)
+        except UsageError as error:  # of what one of them sent: the others must not pay for it
+            if len(parts) == 1:
+                self._tell(parts, None, error)
+            for part in parts if len(parts) > 1 else ():
+                self.compute([part])
+            return
+        except BaseException as error:  # whoever waits must hear of it, whatever it is; the caller's thread raises it
+            self._tell(parts, None, error)
+            return
+        compute_s = time.monotonic() - begin
+        for item, _, _ in parts:
+            item.call.spend("queue", begin - item.arrived)
+            item.call.spend("compute", compute_s)
+        self._tell(parts, outputs, None)
+        if self.lanes.told:
+            waited = tuple(begin - item.arrived for item, _, _ in parts)
+            windows = sum(high - low for _, low, high in parts)
+            self.lanes.told(Batch(self.model, windows, padding, waited, compute_s))
+
+    def _run(self, parts: list[_Part]) -> tuple[Arrays, int]:
+        if self.whole:
+            return self.transport.predict(self.model, parts[0].item.inputs), 0
+        windows = full = sum(high - low for _, low, high in parts)
+        if self.batching.mode == "fixed" or self.batching.allowed_batch_sizes:
+            full = next(size for size in self.sizes(parts[0].item.samples) if size >= windows)
+        batch = {}
+        for name in parts[0].item.inputs:
+            arrays = [item.inputs[name][low:high] for item, low, high in parts]
+            if full > windows:
+                arrays.append(np.repeat(arrays[-1][-1:], full - windows, axis=0))
+            batch[name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        outputs = self.transport.predict(self.model, batch)
+        for name, values in outputs.items():
+            if values.shape[:1] != (full,):
+                raise BundleError(f"{self.model.name}: output {name!r} has shape {values.shape} for {full} inputs")
+        return outputs, full - windows
+
+    def _tell(self, parts: list[_Part], outputs: Arrays | None, error: BaseException | None) -> None:
+        begin = 0
+        for item, low, high in parts:
+            count = high - low
+            if outputs is None:
+                item.error = error
+            else:
+                for name, values in outputs.items():
+                    share = values if self.whole else values[begin : begin + count]
+                    if count == item.count:
+                        item.outputs[name] = share
+                    else:
+                        with self.lanes.changed:
+                            whole = item.outputs.get(name)
+                            if whole is None:
+                                whole = np.empty((item.count, *share.shape[1:]), share.dtype)
+                                item.outputs[name] = whole
+                        whole[low:high] = share
+            begin += count
+            if count == item.count:
+                item.to_do = 0
+            else:
+                with self.lanes.changed:  # other lanes have other parts of it
+                    item.to_do -= count
+        _wake([item for item, _, _ in parts if item.answered])
+
+
+class _At(NamedTuple):
+    """A queue as the transport of one call."""
+
+    queue: Queue
+    call: Call
+
+    @property
+    def lanes(self) -> int:
+        return self.queue.most_running
+
+    @property
+    def batch_samples(self) -> int:
+        return self.queue.transport.batch_samples
+
+    def predict(self, model: Manifest, inputs: Arrays) -> Arrays:
+        """Outputs by name. Raises as `Queue.predict`."""
+        return self.queue.predict(np.asarray(inputs[model.input.name]), self.call)

@@ -1,0 +1,33 @@
+"""The place that the process takes on the machine: which processors, and how much it gives way to others."""
+
+from __future__ import annotations
+
+import os
+
+from seisserve.errors import UsageError
+
+__all__ = ["cpus", "settle"]
+
+
+def settle(cpu_affinity: str, nice: int) -> None:
+    """Take that place; before any thread is started, since threads inherit it. Raises UsageError."""
+    if cpu_affinity:
+        if not hasattr(os, "sched_setaffinity"):
+            raise UsageError("cpu_affinity: this system does not let a process choose its processors")
+        os.sched_setaffinity(0, cpus(cpu_affinity))
+    if nice:
+        os.nice(nice)
+
+
+def cpus(text: str) -> set[int]:
+    """Processors as in 0-3,6. Raises UsageError unless this process may run on all of them."""
+    found: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            raise UsageError(f"cpu_affinity is {text!r}; it must be numbers and ranges of processors, as 0-3,6")
+        found |= set(range(int(low), int(high or low) + 1))
+    allowed = os.sched_getaffinity(0)
+    if not found or found - allowed:
+        raise UsageError(f"cpu_affinity is {text!r}; this process may run on {','.join(map(str, sorted(allowed)))}")
+    return found
