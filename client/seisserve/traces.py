@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 MIN_RATE_HZ, MAX_RATE_HZ = 0.001, 100_000.0
+MIN_NS, MAX_NS = -(1 << 63) + 10**17, (1 << 63) - 10**17  # years 1681 to 2259; messages hold three years more
 MAX_AMPLITUDE = float(np.finfo(np.float32).max) / 4
 
 
@@ -56,6 +57,12 @@ def check(trace: Trace) -> Trace:
     if not MIN_RATE_HZ <= trace.sampling_rate_hz <= MAX_RATE_HZ:
         expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ:.0f}"
         raise WaveformError(f"{where}: sampling rate is {trace.sampling_rate_hz} Hz; expected {expected}")
+    end_ns = trace.start_ns + trace.samples.size / trace.sampling_rate_hz * 1e9
+    if trace.start_ns < MIN_NS or end_ns > MAX_NS:
+        raise WaveformError(
+            f"{where}: start_ns is {trace.start_ns}, with {trace.samples.size} samples at {trace.sampling_rate_hz:g} Hz; "
+            "all of them must lie between the years 1681 and 2259"
+        )
     return trace if is_deferred(trace.samples) else check_samples(trace)
 
 
@@ -128,13 +135,18 @@ def is_stream(waveforms: Stream | Iterable[Trace]) -> bool:
 
 
 def to_traces(waveforms: Stream | Iterable[Trace]) -> list[Trace]:
-    """Traces from an ObsPy stream or an iterable of traces."""
+    """Traces from an ObsPy stream, or traces of ObsPy's or our own: one, or any number of them."""
     if is_stream(waveforms):
         return from_stream(waveforms)
-    traces = list(waveforms)
-    for item in traces:
-        if not isinstance(item, Trace):
-            raise UsageError(f"expected an ObsPy Stream or seisserve.Trace objects, got {type(item).__name__}")
+    items: list[Any] = [waveforms] if hasattr(waveforms, "stats") or isinstance(waveforms, Trace) else list(waveforms)
+    traces: list[Trace] = []
+    for item in items:
+        if isinstance(item, Trace):
+            traces.append(item)
+        elif hasattr(item, "stats"):
+            traces += from_stream([item])
+        else:
+            raise UsageError(f"expected an ObsPy Stream, or traces of ObsPy or seisserve, got {type(item).__name__}")
     return traces
 
 

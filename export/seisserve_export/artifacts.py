@@ -23,7 +23,18 @@ from seisserve.windows import BATCH_SAMPLES, batch_size
 from seisserve_export import card
 from seisserve_export.convert import OPSET, check_operators, fold_narrow, free_lengths, to_clean_onnx
 from seisserve_export.gate import BOUNDS, Bounds, Labelled, Report, compare, pick_agreement, require, speeds
-from seisserve_export.quantize import Ends, Method, Ranges, calibrate, equalise, layers, least_ends, quantize, search, store
+from seisserve_export.quantize import (
+    Ends,
+    Method,
+    Ranges,
+    calibrate,
+    equalise,
+    layers,
+    least_ends,
+    quantize,
+    search,
+    store,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -299,9 +310,7 @@ def _check(model: Manifest, windows: NDArray[np.float32] | None, where: str) -> 
         raise UsageError(f"{where}: not all values are finite")
 
 
-def _parted(
-    windows: NDArray[np.float32], model: Manifest
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _parted(windows: NDArray[np.float32], model: Manifest) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Windows for the ranges, as the network takes them, and others for the search, drawn at random; at least half of
     them are others."""
     order = np.random.default_rng(0).permutation(len(windows))

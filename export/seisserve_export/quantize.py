@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     import onnx
     from onnx import NodeProto
 
-__all__ = ["EQUALISATION", "Ends", "Method", "Ranges", "calibrate", "equalise", "layers", "least_ends", "quantize", "search", "store"]
+__all__ = [
+    "EQUALISATION",
+    "Ends",
+    "Method",
+    "Ranges",
+    "calibrate",
+    "equalise",
+    "layers",
+    "least_ends",
+    "quantize",
+    "search",
+    "store",
+]
 
 Method = Literal["minmax", "percentile", "entropy"]
 Ranges = Mapping[str, tuple[float, float]]  # lowest and highest value by name
@@ -200,7 +212,7 @@ def search(
     missing = best = badness(here)
     while missing > 0 and here.first + here.last + step < names:
         ways = [Ends(here.first + step, here.last), Ends(here.first, here.last + step)]
-        missing, here = min((badness(way), way) for way in ways)
+        missing, here = min(((badness(way), way) for way in ways), key=lambda one: one[0])
         if missing < best:
             best, chosen = missing, here
     return chosen, tried

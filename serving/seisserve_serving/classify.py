@@ -138,4 +138,4 @@ def _text(label: Any) -> str:
 
 
 def _refuse(method: str, why: str) -> NoReturn:
-    raise UsageError(f"the signature's method_name must be {method!r} for this call: {why}")
+    raise UsageError(f"model_spec: the signature's method_name must be {method!r} for this call: {why}")

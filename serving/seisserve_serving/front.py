@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from seisserve.errors import SeisserveError, UsageError
-from seisserve_serving.calls import Call, Counted, priority_of
+from seisserve_serving.calls import Call, Counted, Priority, priority_of
 from seisserve_serving.errors import Cancelled, Overloaded, Unavailable
 from seisserve_serving.status import code_of, retry_ms
 
@@ -28,6 +29,8 @@ __all__ = ["Arrival", "Done", "Front", "Methods"]
 
 log = logging.getLogger(__name__)
 RETRY_MS = 200
+# Of the calls that may be under way: the rest is kept for calls that are more urgent.
+SHARE = {Priority.REALTIME: 1.0, Priority.NORMAL: 0.9, Priority.ARCHIVE: 0.75}
 # By name: the function, its request and response types; a stream method takes an iterator of requests and gives one
 # of responses.
 Method = Callable[[Any, Call], Any]
@@ -68,7 +71,7 @@ class Front:
 
     guards: each sees an arrival and its call before the request is decoded, and raises to refuse it (a token that is
     not known, a caller that comes too often); it may name the caller in `call.user`. most_calls: at work or waiting for
-    a lane at once; more are refused at once. told: hears of every call that has been answered; counted: of what calls
+    a lane at once; more are refused at once, those that are less urgent a little earlier (`SHARE`). told: hears of every call that has been answered; counted: of what calls
     count on their way (`Call.count`).
     """
 
@@ -151,11 +154,32 @@ class Front:
         if call.rights is not None:
             call.priority = max(call.priority, call.rights.most_urgent)
         with self._changed:
-            if self._draining:
-                raise Unavailable("draining: this server is about to stop")
-            if self._under_way >= self.most_calls:
-                raise Overloaded(f"{self._under_way} calls are under way, at most {self.most_calls} may be", RETRY_MS)
+            self._check_room(call.priority)
             self._under_way += 1
+
+    async def _body(self, arrival: Arrival, context: Context) -> bytes:
+        """The request, read if there is room for the call: what nobody reads is hardly sent, and costs nothing.
+
+        The call is not counted in before: it may be long in coming. Raises Unavailable, Overloaded, UsageError.
+        """
+        begin, call = time.monotonic(), Call(str(arrival.metadata[REQUEST_ID]), peer=arrival.peer)
+        try:
+            self._check_room(priority_of(arrival.metadata))
+            body = await context.read()
+            if not isinstance(body, bytes):
+                raise UsageError("the call has no request message; it must have one")
+        except SeisserveError as error:
+            self._tell(arrival, call, begin, error)
+            raise
+        return body
+
+    def _check_room(self, priority: Priority) -> None:
+        if self._draining:
+            raise Unavailable("draining: this server is about to stop")
+        most = math.ceil(SHARE[priority] * self.most_calls)
+        if self._under_way >= most:
+            text = f"{self._under_way} calls are under way, at most {most} of this priority may be let in"
+            raise Overloaded(text, RETRY_MS)
 
     def _tell(self, arrival: Arrival, call: Call, begin: float, error: BaseException | None) -> None:
         code = grpc.StatusCode.OK if error is None else code_of(error)
@@ -170,22 +194,24 @@ class Front:
         def work(body: bytes, call: Call) -> bytes:
             return _encoded(method(_decoded(request_type, body, call), call), call)
 
-        async def handle(body: bytes, context: Context) -> bytes:
-            arrival = _arrival(name, context, len(body))
+        async def handle(_: object, context: Context) -> bytes:
+            arrival = _arrival(name, context)
             async with _status(context, arrival):
-                with self.call(arrival, _deadline(context)) as call:
+                body = await self._body(arrival, context)
+                with self.call(arrival._replace(size=len(body)), _deadline(context)) as call:
                     working = asyncio.get_running_loop().run_in_executor(pool, work, body, call)
                     return await _unless_gone(working, call)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same; see _body
 
     def _quick(self, name: str, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
         """A method that gives a `Later`, on the event loop itself."""
 
-        async def handle(body: bytes, context: Context) -> bytes:
-            arrival = _arrival(name, context, len(body))
+        async def handle(_: object, context: Context) -> bytes:
+            arrival = _arrival(name, context)
             async with _status(context, arrival):
-                with self.call(arrival, _deadline(context)) as call:
+                body = await self._body(arrival, context)
+                with self.call(arrival._replace(size=len(body)), _deadline(context)) as call:
                     later = method(_decoded(request_type, body, call), call)
                     try:
                         return _encoded(await later.done(), call)
@@ -193,7 +219,7 @@ class Front:
                         call.cancel()
                         raise Cancelled(GONE) from gone
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same; see _body
 
     def _stream(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
         """A method that blocks on requests as they come, and gives responses one after the other."""
@@ -203,7 +229,7 @@ class Front:
                 yield _encoded(response, call)
 
         async def handle(bodies: AsyncIterator[bytes], context: Context) -> None:
-            arrival, loop = _arrival(name, context, 0), asyncio.get_running_loop()
+            arrival, loop = _arrival(name, context), asyncio.get_running_loop()
             async with _status(context, arrival):
                 with self.call(arrival, _deadline(context)) as call:
                     requests = (_decoded(request_type, body, call) for body in _incoming(bodies, loop, call))
@@ -268,11 +294,11 @@ def _request_id(metadata: Mapping[str, str | bytes]) -> str:
     return str(metadata.get(REQUEST_ID) or f"{STARTED}{next(NUMBERS):08x}")
 
 
-def _arrival(name: str, context: grpc.ServicerContext, size: int) -> Arrival:
+def _arrival(name: str, context: grpc.ServicerContext) -> Arrival:
     metadata = dict(context.invocation_metadata())
     metadata[REQUEST_ID] = _request_id(metadata)
     names = context.auth_context().get("x509_common_name", ())
-    return Arrival(name, metadata, context.peer(), size, names[0].decode() if names else "")
+    return Arrival(name, metadata, context.peer(), 0, names[0].decode() if names else "")
 
 
 def _deadline(context: grpc.ServicerContext) -> float | None:

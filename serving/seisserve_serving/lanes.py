@@ -28,6 +28,7 @@ from seisserve.transport import Arrays, Transport
 from seisserve.windows import batch_size
 from seisserve_serving.calls import Call
 from seisserve_serving.errors import Overloaded, Unavailable
+from seisserve_serving.place import give_way
 from seisserve_serving.signatures import Signature
 
 __all__ = ["Batch", "Batching", "Lanes", "Later", "Network", "Queue"]
@@ -256,6 +257,7 @@ class Lanes:
                 queue.waiting -= item.count - item.taken
 
     def _work(self) -> None:
+        give_way()
         while True:
             with self.changed:
                 found = self._next()

@@ -95,7 +95,7 @@ class Served:
         """A signature by name, the usual one if that is empty. Raises UsageError for one that the model hasn't."""
         found = self.signatures.get(key or DEFAULT)
         if found is None:
-            raise UsageError(f"signature {key!r}: {self.name} has {', '.join(self.signatures)}")
+            raise UsageError(f"signature_name {key!r}: {self.name} has {', '.join(self.signatures)}")
         return found
 
     def predict(self, key: str, inputs: Mapping[str, NDArray[Any]], call: Call) -> dict[str, NDArray[Any]]:

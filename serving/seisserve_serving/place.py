@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
 from seisserve.errors import UsageError
 
-__all__ = ["cpus", "settle"]
+__all__ = ["cpus", "give_way", "settle"]
+
+LESS = int(os.environ.get("XLESS", 5))
 
 
 def settle(cpu_affinity: str, nice: int) -> None:
@@ -17,6 +21,16 @@ def settle(cpu_affinity: str, nice: int) -> None:
         os.sched_setaffinity(0, cpus(cpu_affinity))
     if nice:
         os.nice(nice)
+
+
+def give_way() -> None:
+    """Let other threads of the process go first from now on, as far as the system knows of threads (Linux does).
+
+    For threads that compute: one that only reads, refuses and answers must not wait for them.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + LESS, 19))
 
 
 def cpus(text: str) -> set[int]:

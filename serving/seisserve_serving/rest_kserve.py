@@ -114,7 +114,7 @@ def routes(services: Mapping[str, Methods]) -> list[Route]:
             raise Unsupported(f"{method} is not offered by this server")
         request = methods[method][1](model_name=asked.path["model"])
         for name, value in document(asked.body or b"{}", _Change).parameters.items():
-            request.parameters[name].CopyFrom(_parameter(wire.ModelRepositoryParameter, name, value))
+            request.parameters[name].CopyFrom(_parameter(wire.ModelRepositoryParameter, f"parameter {name!r}", value))
         methods[method][0](request, call)
         return Reply(b"{}")
 

@@ -40,6 +40,8 @@ from seisserve_serving.record_api import phase_of
 
 __all__ = ["Bounds", "Sessions", "streams"]
 
+REALTIME_PICKER = "phasenet"  # where none is named: its picks come after half a minute, `onset`'s after two
+
 log = logging.getLogger(__name__)
 TICK_S = 0.5  # how often a session that hears nothing looks at the clock
 COUNTS_S = 10.0
@@ -204,7 +206,8 @@ class Sessions:
         version = start.model.version
         if version < 0:
             raise UsageError(f"model.version is {version}; it must be a version number, or 0 for the latest")
-        served = self.models.get(start.model.name, version, "picking").of(call)
+        usual = REALTIME_PICKER if REALTIME_PICKER in self.models.served else ""
+        served = self.models.get(start.model.name or usual, version, "picking").of(call)
         check_task(served.manifest, "picking", self.models.manifests)
         options = start.options
         manifest = served.manifest.with_options(

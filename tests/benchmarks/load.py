@@ -7,14 +7,18 @@ that of the other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -58,13 +62,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     seconds: float
     groups: list[Group]
+    result: str  # the file that it writes: bytes of CALL
 
 
 class Load:
     """A load that runs until its seconds are over; `calls` waits for that. `begun` is when the first call was sent."""
 
     def __init__(self, address: str, model: str, seconds: float, *groups: Group) -> None:
-        plan = Plan(address=address, model=model, seconds=seconds, groups=list(groups))
+        self._folder = tempfile.TemporaryDirectory()
+        self._result = Path(self._folder.name) / "calls"
+        plan = Plan(
+            address=address, model=model, seconds=seconds, groups=list(groups), result=str(self._result)
+        )  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, __file__, msgspec.json.encode(plan).decode()], stdout=subprocess.PIPE
         )
@@ -75,10 +84,10 @@ class Load:
 
     def calls(self) -> Calls:
         """Every call, in the order of its answer."""
-        told, _ = self._process.communicate()
-        if self._process.returncode:
+        if self._process.wait():
             raise SystemExit("the callers failed; what they said stands above")
-        return np.frombuffer(told, CALL)
+        with self._folder:
+            return np.fromfile(self._result, CALL)
 
 
 def rate(calls: Calls, begun: float, seconds: float, windows: int = 1, skip_s: float = 0.5) -> float:
@@ -114,8 +123,6 @@ class Served(NamedTuple):
 
     def metrics(self) -> dict[str, float]:
         """What /metrics says, added up over labels, and also by label value: `name`, `name:value`."""
-        import urllib.request
-
         found: dict[str, float] = {}
         with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=30) as answer:
             for line in answer.read().decode().splitlines():
@@ -225,7 +232,8 @@ async def _run(plan: Plan) -> Calls:
         work.append((number, group, [channel.unary_unary(PREDICT) for channel in own], body))
     for _, group, methods, body in work:  # connections are made, and nothing is new any more
         for method in methods:
-            await method(body, timeout=60)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await method(body, timeout=60)
     begun = time.monotonic()
     end = begun + plan.seconds
     print(begun, flush=True)
@@ -245,4 +253,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "echo":
         uvloop.run(_echo())
     else:
-        sys.stdout.buffer.write(uvloop.run(_run(msgspec.json.decode(sys.argv[1], type=Plan))).tobytes())
+        told = msgspec.json.decode(sys.argv[1], type=Plan)
+        uvloop.run(_run(told)).tofile(told.result)

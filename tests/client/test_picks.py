@@ -170,7 +170,7 @@ def test_snr_is_power_after_over_power_before_whatever_the_offset(seed: int, lou
     (pick,) = extract(curve_of(values, samples=counts), reader())
     (shifted,) = extract(curve_of(values, samples=counts + shift), reader())
     assert pick.snr_db == pytest.approx(louder, abs=2)
-    assert shifted.snr_db == pick.snr_db
+    assert shifted.snr_db == pytest.approx(pick.snr_db, abs=0.011)  # a step of its rounding
 
 
 @pytest.mark.parametrize(("sample", "known"), [(519, False), (520, True), (800, True), (801, False)])

@@ -210,6 +210,9 @@ def test_an_interval_of_no_whole_nanoseconds_survives_a_cut(cut: int, start_us: 
         ({"sampling_rate_hz": 1e-6}, "sampling rate is 1e-06"),
         ({"sampling_rate_hz": float("nan")}, "sampling rate is nan"),
         ({"sampling_rate_hz": float("inf")}, "sampling rate is inf"),
+        ({"start_ns": (1 << 63) - 1}, "start_ns is 9223372036854775807, .* between the years 1681 and 2259"),
+        ({"start_ns": -(1 << 63)}, "start_ns is -9223372036854775808, .* between the years 1681 and 2259"),
+        ({"samples": np.zeros(9_000_000), "sampling_rate_hz": 0.001}, "start_ns is .* between the years 1681 and 2259"),
     ],
 )
 def test_what_a_network_can_make_no_sense_of_is_refused_by_name(change: dict[str, Any], message: str) -> None:

@@ -159,7 +159,7 @@ BAD_EXAMPLES: list[tuple[str, str, Any, str]] = [
     ("a curve", "curve", given(example(waveform=W)), "curve gives a curve for each window"),
     ("another method", "tensorflow", given(example(x=W[0])), "must be 'tensorflow/serving/classify' for this call"),
     ("no such feature", "tensorflow:classify", given(example(y=W[0])), "tensorflow cannot compute these inputs"),
-    ("no signature", "tensorflow:nope", given(example(x=W[0])), "signature 'nope': tensorflow has classify"),
+    ("no signature", "tensorflow:nope", given(example(x=W[0])), "signature_name 'nope': tensorflow has classify"),
 ]
 
 

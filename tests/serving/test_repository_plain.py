@@ -118,7 +118,7 @@ def test_the_metadata_are_those_of_the_saved_model(stub: Any, plain: Models) -> 
         (asked("typed", x=X, half=HALF.astype(np.float32)), "input 'half': dtype is DT_FLOAT; expected DT_HALF"),
         (asked("typed", x=X), "inputs are ['x']; typed takes ['half', 'x']"),
         (asked("typed", x=X[:, :1], half=HALF), "input 'x': shape [2, 1]; expected [-1, 2] (-1 is free)"),
-        (asked("typed", "other", x=X), "signature 'other': typed has "),
+        (asked("typed", "other", x=X), "signature_name 'other': typed has "),
         (asked("typed", x=X, half=HALF.repeat(2, 0)), "typed cannot compute these inputs"),
         (asked("sum", a=X.astype(np.int64), b=np.zeros((3, 2), np.int64)), "sum cannot compute these inputs"),
     ],

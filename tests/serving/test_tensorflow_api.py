@@ -165,7 +165,7 @@ REFUSALS: list[tuple[str, Any, grpc.StatusCode, str]] = [
     ("negative version", {"version": -3}, NOT_FOUND, "-3"),
     ("version label", {"label": "stable"}, INVALID, "version_label"),
     ("no name", {"name": ""}, INVALID, "model_spec.name"),
-    ("unknown signature", {"signature": "other"}, INVALID, "signature 'other'"),
+    ("unknown signature", {"signature": "other"}, INVALID, "signature_name 'other'"),
     ("unknown alias", {"alias": "x"}, INVALID, "'waveform'"),
     ("no input", {"array": None}, INVALID, "'waveform'"),
     ("unknown output", {"only": ["q"]}, INVALID, "output_filter 'q'"),
