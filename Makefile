@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check proto models accuracy bench bench-peers clean
+.PHONY: setup demo test check proto models accuracy bench bench-peers bench-peer-servers bench-servers fuzz clean
 
 # The environment: one extra of each kind, at the versions in constraints.txt.
 setup: $(VENV)/.done
@@ -64,16 +64,35 @@ bench: setup
 	$(BIN)/python tests/benchmarks/station_day.py -o docs/tables/station_day
 	$(BIN)/python tests/benchmarks/edge.py
 
+# What the server carries, three times that, and reloads, a stop and a crash under load; about ten minutes.
+bench-servers: setup
+	$(BIN)/python tests/benchmarks/server_load.py
+	$(BIN)/python tests/benchmarks/overload.py
+	$(BIN)/python tests/benchmarks/reload.py
+
+# A hundred thousand hostile requests, then every decoder for FUZZ seconds, with new bytes each time. atheris, which has
+# no wheels for every Python, finds more than without.
+FUZZ ?= 60
+fuzz: setup
+	$(BIN)/python tests/fuzz/many.py
+	$(BIN)/python -m pip install --quiet atheris || true
+	$(BIN)/python tests/fuzz/decoders.py --seconds $(FUZZ)
+
 # The same weights, file and processors with SeisBench, in an environment of its own (PyTorch first, at its version).
 PEERS := $(VENV)-peers
 PEER_WEIGHTS ?= $(wildcard $(DATA)/weights/seisbench_phasenet_instance/*_MEDIUM_*.json)
 bench-peers: setup $(PEERS)/.done
-	$(BIN)/python tests/benchmarks/peers.py "$(PEER_WEIGHTS)" --python $(PEERS)/bin/python -o docs/tables/peers_seisbench
+	$(BIN)/python tests/benchmarks/peers.py "$(PEER_WEIGHTS)" --python $(PEERS)/bin/python \
+	  --data $(DATA)/waveforms -o docs/tables/peers_seisbench
 $(PEERS)/.done:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet "torch==2.13.0"
 	$(PEERS)/bin/python -m pip install --quiet "seisbench==0.12.6"
 	touch $@
+
+# Other model servers with the same ONNX file and calls, each in an environment of its own in that folder.
+bench-peer-servers: setup
+	$(BIN)/python tests/benchmarks/peers_servers.py --environments $(PEERS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-proto $(PEERS) build dist seisserve-demo

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import tokenize
+import zlib
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from msgspec.structs import replace
@@ -19,6 +21,13 @@ __all__ = [
     "Bundle", "check_digest", "digest", "find", "golden", "models", "read", "saved_model", "shipped", "versions",
     "write_golden",
 ]  # fmt: skip
+
+MOST_GOLDEN = 256 << 20  # bytes of golden windows: a small file must not ask for all memory
+# What numpy and zipfile raise for files that are damaged, encrypted, or claim to hold more than there is memory for.
+UNREADABLE = (
+    ValueError, KeyError, OSError, EOFError, BadZipFile, zlib.error, MemoryError, OverflowError, RuntimeError,
+    TypeError, tokenize.TokenError, SyntaxError,
+)  # fmt: skip
 
 
 class Bundle(NamedTuple):
@@ -128,10 +137,19 @@ def golden(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     if not path.is_file():
         raise BundleError(f"{folder} has no golden.npz")
     try:
+        with ZipFile(path) as file:
+            size = sum(item.file_size for item in file.infolist())
+        if size > MOST_GOLDEN:
+            raise BundleError(f"{path}: {size} bytes once it is decompressed, at most {MOST_GOLDEN} may be")
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["input"], arrays["output"]
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-        raise BundleError(f"{path}: not a file of golden windows ({error})") from error
+            found = arrays["input"], arrays["output"]
+    except UNREADABLE as error:
+        raise BundleError(f"{path}: not a file of golden windows ({error or type(error).__name__})") from error
+    for array in found:  # what is no array at all comes as bytes
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            kind = getattr(array, "dtype", type(array).__name__)
+            raise BundleError(f"{path}: not a file of golden windows (it has {kind}, expected float32)")
+    return found
 
 
 def write_golden(folder: Path, windows: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:

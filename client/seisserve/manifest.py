@@ -22,6 +22,8 @@ DETECTION = "detection"  # the label that means: an earthquake is in here. Every
 Task = Literal["picking", "detection", "denoising", "recovery"]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+# In the bundle's own folder, or (of a SavedModel) that folder itself.
+File = Annotated[str, msgspec.Meta(pattern=r"^(\.|[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})\Z")]
 
 
 class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,7 +90,7 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     only for where its size matters or other processors run it.
     """
 
-    file: str
+    file: File
     format: Literal["saved_model", "onnx"]
     precision: Literal["float32", "float16", "int8", "weights8"] = "float32"
     opset: int | None = None
@@ -312,7 +314,7 @@ def decode(text: str | bytes, where: str) -> Manifest:
     """A manifest from JSON. Raises BundleError that names the key at fault."""
     try:
         return msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from error
 
 

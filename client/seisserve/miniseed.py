@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from seisserve.deferred import BLOCK, Make, Recent, deferred, in_blocks
 from seisserve.errors import WaveformError
 from seisserve.extras import need
 from seisserve.traces import Trace
+from seisserve.turns import turn
 
 __all__ = ["Miniseed", "Undecodable", "scan"]
 
@@ -205,6 +205,8 @@ def scan(path: Path) -> Miniseed | None:
             if 1000 not in kinds:
                 return None
             exponent = int(begin[kinds[1000].place[0] + 6])
+            if 1 << exponent < LEAST:
+                return None
             records = path.stat().st_size >> exponent
             return Miniseed(path, _Layout(1 << exponent, order), records).scanned() if records else None
     return None
@@ -365,8 +367,7 @@ def _decode(records: NDArray[np.uint8], layout: _Layout, path: Path) -> tuple[ND
         "blockettes": 1,
     }.items():  # fmt: skip
         head[field] = values
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with turn() as problems:
         try:
             stream = need("obspy", "obspy").read(
                 io.BytesIO(records[counts > 0].tobytes()), format="MSEED", check_compression=False
@@ -375,6 +376,5 @@ def _decode(records: NDArray[np.uint8], layout: _Layout, path: Path) -> tuple[ND
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             message = f"{path}: not a waveform file that ObsPy can read ({reason})"
             raise Undecodable(path, message) from error
-    problems = [str(item.message) for item in caught if item.category.__name__ == "InternalMSEEDWarning"]
     samples: NDArray[Any] = np.concatenate([trace.data for trace in stream])
     return samples, problems

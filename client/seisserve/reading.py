@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import io
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from seisserve.memory import LONG, give_back
 from seisserve.miniseed import Miniseed, Undecodable
 from seisserve.segments import SLOT_CODES, by_instrument
 from seisserve.traces import Trace, check, check_samples, from_stream
+from seisserve.turns import turn
 
 if TYPE_CHECKING:
     from obspy import Stream
@@ -277,17 +277,15 @@ def _obspy_read(
         size = source.stat().st_size
     if not size:
         raise WaveformError(f"{name}: the file is empty")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with turn() as skipped:
         try:
             readable = glob.escape(str(source)) if isinstance(source, Path) else source
             stream: Stream = obspy.read(readable, **options)
         except Exception as error:  # ObsPy's readers raise bare Exception, TypeError, struct.error and more
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = (str(error).splitlines() or [type(error).__name__])[0].replace(repr(source), name)
             raise WaveformError(f"{name}: not a waveform file that ObsPy can read ({reason})") from error
     if not any(trace.stats.npts for trace in stream):
         raise WaveformError(f"{name}: there are no samples in it")
-    skipped = [str(item.message) for item in caught if item.category.__name__ == "InternalMSEEDWarning"]
     problems = [_damage(name, skipped)] if skipped else []
     header = stream[0].stats.get("mseed")  # other formats borrow the name for a part of it
     rest = size % header.record_length if header is not None and "record_length" in header else 0

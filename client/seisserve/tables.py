@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TextIO, TypeVar
@@ -18,6 +17,7 @@ from seisserve.errors import UsageError
 from seisserve.extras import need
 from seisserve.picks import Pick
 from seisserve.results import Results
+from seisserve.turns import turn
 
 if TYPE_CHECKING:
     from obspy.core.event import Catalog
@@ -165,8 +165,7 @@ class Picks(Table[Pick]):
         content = io.BytesIO()
         catalog = self.to_catalog()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # ObsPy has a newer name for SC3ML; older ObsPy has not
+            with turn():  # which keeps its warnings, too: it has a newer name for SC3ML; older ObsPy has not
                 catalog.write(content, format=kind.upper())
         except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
             raise UsageError(f"picks cannot be written as {kind!r}: {error}") from error

@@ -60,8 +60,8 @@ def check(trace: Trace) -> Trace:
     end_ns = trace.start_ns + trace.samples.size / trace.sampling_rate_hz * 1e9
     if trace.start_ns < MIN_NS or end_ns > MAX_NS:
         raise WaveformError(
-            f"{where}: start_ns is {trace.start_ns}, with {trace.samples.size} samples at {trace.sampling_rate_hz:g} Hz; "
-            "all of them must lie between the years 1681 and 2259"
+            f"{where}: start_ns is {trace.start_ns}, with {trace.samples.size} samples at {trace.sampling_rate_hz:g} "
+            "Hz; all of them must lie between the years 1681 and 2259"
         )
     return trace if is_deferred(trace.samples) else check_samples(trace)
 

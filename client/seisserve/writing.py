@@ -8,6 +8,7 @@ from pathlib import Path
 from seisserve.errors import UsageError
 from seisserve.extras import need
 from seisserve.traces import Trace, to_obspy
+from seisserve.turns import turn
 
 __all__ = ["check_waveform_format", "waveform_format", "write_waveforms"]
 
@@ -34,7 +35,9 @@ def write_waveforms(traces: Iterable[Trace], path: Path, kind: str) -> None:
     """Write traces to a file. Raises UsageError if the format cannot hold them, such as one of whole numbers only."""
     check_waveform_format(kind)
     try:
-        to_obspy(traces).write(str(path), format=kind.upper())
+        stream = to_obspy(traces)
+        with turn():
+            stream.write(str(path), format=kind.upper())
     except OSError:  # a full disk, no leave to write
         raise
     except Exception as error:  # ObsPy's writers raise bare Exception, TypeError, struct.error and more

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 from zipfile import BadZipFile
@@ -22,8 +22,19 @@ from seisserve.transport import Arrays, Transport
 from seisserve.windows import BATCH_SAMPLES, batch_size
 from seisserve_export import card
 from seisserve_export.convert import OPSET, check_operators, fold_narrow, free_lengths, to_clean_onnx
-from seisserve_export.gate import BOUNDS, Bounds, Labelled, Report, compare, pick_agreement, require, speeds
+from seisserve_export.gate import (
+    BOUNDS,
+    Bounds,
+    Labelled,
+    Report,
+    compare,
+    pick_agreement,
+    require,
+    speeds,
+    waveform_agreement,
+)
 from seisserve_export.quantize import (
+    DENSE,
     Ends,
     Method,
     Ranges,
@@ -44,11 +55,13 @@ __all__ = ["PRECISIONS", "GraphRuntime", "Made", "add_artifact", "made_up_window
 Precision = Literal["float16", "int8", "weights8"]
 PRECISIONS = get_args(Precision)
 GOOD = (0.995, 1.0)  # share of matched picks, and 95 % of the residuals in samples, that the search for ends stops at
-FOR_RANGES, FOR_SEARCH = 384, 1024  # windows at most
+GOOD_SHARE = 0.008  # of waveforms: the difference as a share of the output
+FOR_RANGES, FOR_SEARCH, FOR_WAVEFORMS = 384, 1024, 256  # windows at most
 
 
 class Made(NamedTuple):
-    """What became of an artifact: the gate's report, its speed and that of float32 in one run, and its float ends."""
+    """What became of an artifact: the gate's report, its speed and that of float32 in one run (0 where it failed), and
+    its float ends."""
 
     report: Report
     windows_per_second: float
@@ -57,8 +70,10 @@ class Made(NamedTuple):
 
     def text(self) -> str:
         """The report, for people."""
-        ratio = self.windows_per_second / self.float32_per_second
-        lines = [self.report.text(), f"{'against float32 ONNX':<22} {ratio:.2f} times as fast"]
+        lines = [self.report.text()]
+        if self.float32_per_second:
+            ratio = self.windows_per_second / self.float32_per_second
+            lines.append(f"{'against float32 ONNX':<22} {ratio:.2f} times as fast")
         if self.ends is not None:
             lines.append(f"{'float layers':<22} first {self.ends.first}, last {self.ends.last}")
         return "\n".join(lines)
@@ -90,15 +105,18 @@ def add_artifact(
     calibration: NDArray[np.float32] | None = None,
     labelled: Labelled | None = None,
     ends: Ends | None = None,
+    dense: bool = False,
     method: Method = "percentile",
     bounds: Bounds | None = None,
+    failed: Callable[[Made], None] | None = None,
 ) -> Made:
     """Make `model.PRECISION.onnx` of the bundle in `folder`, prove it, and write manifest and card.
 
     calibration: real windows that ranges and, where `ends` are not given, float layers are chosen by, never those of
     `labelled`, which it is judged on; float32 [n, length, components] of a length that the manifest offers; made-up
     ones if there are none. Raises BundleError if it breaks a bound or is neither faster nor smaller than float32; then
-    there is no such file, and the manifest is as it was.
+    there is no such file, and the manifest is as it was; `failed` hears of what breaks a bound. dense: of int8, store
+    the weights of LSTM and MatMul as int8 too.
     """
     bundle = read(folder)
     model = bundle.manifest
@@ -108,9 +126,11 @@ def add_artifact(
     if precision == "int8":
         windows = made_up_windows(model) if calibration is None else calibration
         graph, ends = _int8(bundle, windows, ends, method)
+        graph = store(graph, "weights8", DENSE) if dense else graph
     else:
         graph, ends = store(need("onnx", "export").load(str(folder / plain.file)), precision), None
     check_operators(graph)
+    earlier = path.read_bytes() if path.exists() else None
     need("onnx", "export").save(graph, str(path))
     sha256, size = digest(path)
     artifact = Artifact(file=path.name, format="onnx", precision=precision, opset=OPSET, sha256=sha256, size_bytes=size)
@@ -122,14 +142,21 @@ def add_artifact(
         load(bundle, "tensorflow"), runtime, model, tested, bounds or BOUNDS[precision], labelled=labelled,
         size_bytes=size, reference_size_bytes=bundle.artifact("saved_model")[0].size_bytes,
     )  # fmt: skip
-    require(report, path)
-    fast, fast32 = speeds([runtime, OnnxRuntime(bundle, 1)], model, tested)
-    if fast < fast32 and size >= plain.size_bytes:
-        path.unlink()
-        raise BundleError(
-            f"{path.name} is of no use here: {fast:.0f} windows/s and {size} bytes, float32 {fast32:.0f} and "
-            f"{plain.size_bytes}"
-        )
+    if failed and report.failures:
+        failed(Made(report, 0, 0, ends))
+    try:
+        require(report, path)
+        fast, fast32 = speeds([runtime, OnnxRuntime(bundle, 1)], model, tested)
+        if fast < fast32 and size >= plain.size_bytes:
+            path.unlink()
+            raise BundleError(
+                f"{path.name} is of no use here: {fast:.0f} windows/s and {size} bytes, float32 {fast32:.0f} and "
+                f"{plain.size_bytes}"
+            )
+    except BundleError:
+        if earlier is not None:
+            path.write_bytes(earlier)  # the manifest lists it still
+        raise
     measured = {"parity": report.parity, "processor": report.processor, "windows_per_second": fast}
     artifacts = {
         name: msgspec.structs.replace(item, windows_per_second=fast32, processor=report.processor)
@@ -170,15 +197,19 @@ def equalised(clean: onnx.ModelProto, model: Manifest, windows: NDArray[np.float
 
 
 def _search(graph: onnx.ModelProto, ranges: Ranges, model: Manifest, windows: NDArray[np.float32]) -> Ends:
-    """The ends that keep the picks; of networks that do not pick, the least."""
-    if not model.phases:
-        return least_ends(len(layers(graph)))
-    reference, margin = GraphRuntime(graph, model), BOUNDS["int8"].margin
+    """The ends that keep picks or waveforms; of networks that only detect, the least."""
+    names, reference, margin = len(layers(graph)), GraphRuntime(graph, model), BOUNDS["int8"].margin
 
-    def worth(ends: Ends) -> tuple[float, float]:
+    def picks(ends: Ends) -> tuple[float, float]:
         return pick_agreement(reference, GraphRuntime(quantize(graph, ranges, ends), model), model, windows, margin)
 
-    return search(len(layers(graph)), worth, GOOD)[0]
+    def waveforms(ends: Ends) -> tuple[float, float]:
+        artifact = GraphRuntime(quantize(graph, ranges, ends), model)
+        return 1.0, waveform_agreement(reference, artifact, model, windows[:FOR_WAVEFORMS])
+
+    if model.gives_waveforms:
+        return search(names, waveforms, (1.0, GOOD_SHARE))[0]
+    return search(names, picks, GOOD)[0] if model.phases else least_ends(names)
 
 
 def study(folder: Path, calibration: NDArray[np.float32], labelled: Labelled) -> str:

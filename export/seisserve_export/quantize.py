@@ -24,21 +24,13 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 __all__ = [
-    "EQUALISATION",
-    "Ends",
-    "Method",
-    "Ranges",
-    "calibrate",
-    "equalise",
-    "layers",
-    "least_ends",
-    "quantize",
-    "search",
-    "store",
-]
+    "DENSE", "EQUALISATION", "Ends", "Method", "Ranges", "calibrate", "equalise", "layers", "least_ends", "quantize",
+    "search", "store",
+]  # fmt: skip
 
 Method = Literal["minmax", "percentile", "entropy"]
 Ranges = Mapping[str, tuple[float, float]]  # lowest and highest value by name
+DENSE = ("LSTM", "MatMul")  # layers that stay float, whose weights may be stored in fewer bits
 EQUALISATION = 0.75  # power of a channel's share of the range: at 1 the weights take all of the loss
 STEEPEST = 16.0  # the largest factor of a channel; dead ones would have any
 LEFT_OUT = 0.01  # per cent of the values at either end, in `percentile`
@@ -223,20 +215,26 @@ def least_ends(names: int) -> Ends:
     return Ends(1, 1) if names > 4 else Ends(0, 0)
 
 
-def store(graph: onnx.ModelProto, precision: Literal["float16", "weights8"]) -> onnx.ModelProto:
+def store(
+    graph: onnx.ModelProto, precision: Literal["float16", "weights8"], kinds: Iterable[str] | None = None
+) -> onnx.ModelProto:
     """The graph with its weights in fewer bits; runtimes make float32 of them when they load it, and compute in that.
 
     float16: as they are. weights8: int8 with a float32 scale for each output channel (for each, where there are none).
+    kinds: of the layers that it is done to, all by default.
     """
     onnx, changed = need("onnx", "export"), _copy(graph)
     first: list[NodeProto] = []
-    axes = {node.input[1]: 1 for node in changed.graph.node if node.op_type == "ConvTranspose"}
+    channels = {"ConvTranspose": 1, "MatMul": 1, "LSTM": 1}  # the axis of the output channels, else the first
+    axes = {name: channels.get(node.op_type, 0) for node in changed.graph.node for name in node.input[1:]}
+    wanted = {node.op_type for node in changed.graph.node} if kinds is None else set(kinds)
+    taken = {name for node in changed.graph.node if node.op_type in wanted for name in node.input}
     make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
     for item in list(changed.graph.initializer):
         values = onnx.numpy_helper.to_array(item)
-        if values.dtype != np.float32 or values.size < SMALLEST:
-            continue
         name = item.name
+        if values.dtype != np.float32 or values.size < SMALLEST or name not in taken:
+            continue
         changed.graph.initializer.remove(item)
         if precision == "float16":
             if np.abs(values).max() > np.finfo(np.float16).max:
@@ -244,7 +242,7 @@ def store(graph: onnx.ModelProto, precision: Literal["float16", "weights8"]) -> 
             changed.graph.initializer.append(tensor(values.astype(np.float16), f"{name}/half"))
             first.append(make("Cast", [f"{name}/half"], [name], f"{name}/Cast", to=onnx.TensorProto.FLOAT))
             continue
-        axis = axes.get(name, 0)
+        axis = min(axes.get(name, 0), values.ndim - 1)
         whole, scale = _rounded(values, axis)
         changed.graph.initializer.append(tensor(whole, f"{name}/int"))
         changed.graph.initializer.append(tensor(_along(scale, axis, values.ndim), f"{name}/scale"))

@@ -27,6 +27,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--float-ends", type=(click.IntRange(0), click.IntRange(0)), metavar="FIRST LAST",
     help="How many layers stay float; by default as many as the picks need.",
 )  # fmt: skip
+@click.option("--dense", is_flag=True, help="Of int8: store the weights of LSTM and MatMul as int8 too, for size.")
 @click.option("--study", "studied", is_flag=True, help="Write no artifact; print a table of what each step does.")
 def quantize(
     bundle: Path,
@@ -34,6 +35,7 @@ def quantize(
     calibration: Path | None,
     windows: Path | None,
     float_ends: tuple[int, int] | None,
+    dense: bool,
     studied: bool,
 ) -> None:
     """Add an artifact in fewer bits to the BUNDLE in that folder: model.int8.onnx, say.
@@ -52,10 +54,11 @@ def quantize(
             raise UsageError("--study needs --calibration and --windows")
         click.echo(study(bundle, chosen.windows, labelled), nl=False)
         return
-    if precision != "int8" and (calibration or float_ends):
-        raise UsageError(f"--calibration and --float-ends are for int8; {precision} keeps float32 within")
+    if precision != "int8" and (calibration or float_ends or dense):
+        raise UsageError(f"--calibration, --float-ends and --dense are for int8; {precision} keeps float32 within")
     made = add_artifact(
         bundle, precision, calibration=None if chosen is None else chosen.windows, labelled=labelled,
-        ends=None if float_ends is None else Ends(*float_ends),
+        ends=None if float_ends is None else Ends(*float_ends), dense=dense,
+        failed=lambda made: click.echo(made.text()),
     )  # fmt: skip
     click.echo(f"{bundle / f'model.{precision}.onnx'}\n{made.text()}")

@@ -94,14 +94,14 @@ def assemble(settings: Settings) -> Server:
         rate=Rate(security.client_calls_per_s, security.client_windows_per_s),
     )
     metrics = Metrics()
-    front = Front([guard], most_calls(limits), [logs.tell, metrics.done], metrics.counted)
+    lanes = Lanes(settings.compute.threads or processors(), metrics.batch)
+    front = Front([guard], most_calls(limits), [logs.tell, metrics.done], metrics.counted, lanes.check_time)
     endings: list[Callable[[], None]] = []
     if operation.otlp_endpoint:
         tracing = Tracing(exporter(operation.otlp_endpoint, operation.otlp_headers), operation.otlp_share)
         front.told.append(tracing.tell)
         endings.append(tracing.close)
-    lanes = Lanes(settings.compute.threads or processors(), metrics.batch)
-    models = _models(settings, lanes)
+    models = _models(settings, lanes, metrics)
     endings.append(models.close)
     bounds = Bounds(
         limits.max_sessions, limits.max_instruments, limits.session_waiting_samples, limits.session_resume_s
@@ -157,10 +157,13 @@ def batching_of(batch: Batch) -> Batching:
     return replace(found, mode=batch.batch_mode)
 
 
-def _models(settings: Settings, lanes: Lanes) -> Models:
+def _models(settings: Settings, lanes: Lanes, metrics: Metrics) -> Models:
     """All that can be loaded, loaded. Raises BundleError if that is nothing."""
     repository, batch = settings.repository, settings.batching
-    how = Loading(setup_of(settings.compute), batching_of(batch), batch.enable_per_model_batching_parameters)
+    how = Loading(
+        setup_of(settings.compute), batching_of(batch), batch.enable_per_model_batching_parameters,
+        batch_plain=bool(batch.batching_parameters_file), told=metrics.loaded,
+    )  # fmt: skip
     models = Models(lanes)
     source = source_of(repository)
     keeper = Keeper(

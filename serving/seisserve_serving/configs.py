@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -108,14 +109,19 @@ def confined(path: Path, roots: Collection[Path]) -> None:
     """Raises UsageError for a path with `..`, or one that leads out of all the folders that models may be in."""
     if ".." in path.parts:
         raise UsageError(f"base_path {str(path)!r} has '..' in it; it must say directly where the model is")
-    resolved = path.resolve()
-    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
+    resolved = _resolved(path)
+    if not any(resolved.is_relative_to(_resolved(root)) for root in roots):
         raise UsageError(f"base_path {str(path)!r} is not inside {', '.join(map(str, roots))}")
 
 
 def check_links(folder: Path, base_path: Path) -> None:
     """Raises BundleError if anything in a version folder is a link that leads out of the model's folder."""
-    base = base_path.resolve()
+    base = _resolved(base_path)
     for path in [folder, *folder.rglob("*")]:
-        if path.is_symlink() and not path.resolve().is_relative_to(base):
+        if path.is_symlink() and not _resolved(path).is_relative_to(base):
             raise BundleError(f"{path} is a link that leads out of {base_path}")
+
+
+def _resolved(path: Path) -> Path:
+    """Where a path leads in the end. Unlike Path.resolve it takes links that lead back to themselves."""
+    return Path(os.path.realpath(path))

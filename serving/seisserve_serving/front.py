@@ -71,8 +71,9 @@ class Front:
 
     guards: each sees an arrival and its call before the request is decoded, and raises to refuse it (a token that is
     not known, a caller that comes too often); it may name the caller in `call.user`. most_calls: at work or waiting for
-    a lane at once; more are refused at once, those that are less urgent a little earlier (`SHARE`). told: hears of every call that has been answered; counted: of what calls
-    count on their way (`Call.count`).
+    a lane at once; more are refused at once, those that are less urgent a little earlier (`SHARE`). told: hears of
+    every call that has been answered; counted: of what calls count on their way (`Call.count`). in_time: raises
+    Overloaded for a call of that priority which has only so many seconds; asked before a gRPC request is read.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Front:
         most_calls: int = 256,
         told: Sequence[Callable[[Done], None]] = (),
         counted: Callable[[Call, Counted, float, str], None] | None = None,
+        in_time: Callable[[Priority, float], None] | None = None,
     ) -> None:
         self.guards, self.most_calls, self.told, self.counted = list(guards), most_calls, list(told), counted
+        self.in_time = in_time
         self._changed = threading.Condition()
         self._under_way = 0
         self._draining = False
@@ -164,7 +167,10 @@ class Front:
         """
         begin, call = time.monotonic(), Call(str(arrival.metadata[REQUEST_ID]), peer=arrival.peer)
         try:
-            self._check_room(priority_of(arrival.metadata))
+            priority, left_s = priority_of(arrival.metadata), context.time_remaining()
+            self._check_room(priority)
+            if self.in_time is not None and left_s is not None:
+                self.in_time(priority, left_s)
             body = await context.read()
             if not isinstance(body, bytes):
                 raise UsageError("the call has no request message; it must have one")

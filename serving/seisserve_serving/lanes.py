@@ -26,7 +26,7 @@ from seisserve.errors import BundleError, UsageError
 from seisserve.manifest import Manifest
 from seisserve.transport import Arrays, Transport
 from seisserve.windows import batch_size
-from seisserve_serving.calls import Call
+from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Overloaded, Unavailable
 from seisserve_serving.place import give_way
 from seisserve_serving.signatures import Signature
@@ -37,7 +37,9 @@ Answer = TypeVar("Answer")
 Next = TypeVar("Next")
 Outputs = dict[str, NDArray[Any]]
 
-RETRY_MS = 100  # at least; a caller that comes back at once finds the same queue
+RETRY_MS, MOST_RETRY_MS = 100, 5000  # a caller that comes back at once finds the same queue
+OF_LATE = 0.05  # what the last batch counts in the mean time of a window
+SLACK = 1.5  # an answer that comes after its deadline was computed for nothing: better to refuse a few more
 
 
 class Batching(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -136,6 +138,19 @@ def _set(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         if not future.done():
             future.set_result(None)
+
+
+def _retry_ms(wait_s: float) -> int:
+    """When to come again: when those that wait now have had their turn."""
+    return max(RETRY_MS, min(round(1e3 * wait_s), MOST_RETRY_MS))
+
+
+def _check_time(wait_s: float, own_s: float, left_s: float) -> None:
+    """Raises Overloaded if a call that waits so long, and is computed so long, will be late. One that does not wait is
+    never refused: were its time a wrong guess, it would stay one."""
+    if wait_s and SLACK * (wait_s + own_s) > left_s:
+        text = f"it would be the call's turn in about {wait_s:.2g} s, and its deadline is in {left_s:.2g} s"
+        raise Overloaded(f"{text}; try again later", _retry_ms(wait_s))
 
 
 class Later(Generic[Answer]):
@@ -239,13 +254,25 @@ class Lanes:
         with self.changed:
             if self._closed:
                 raise Unavailable("the server has stopped")
-            queue.admit(item)
+            queue.admit(item, self._ahead_s(item.call.priority))
             line = self._lines.get(key)
             if line is None:
                 line = self._lines[key] = _Line(queue, queue.size(item.samples))
             heapq.heappush(line.waiting, (item.call.priority, next(self.numbers), item))
             line.windows += item.count
             self.changed.notify()
+
+    def check_time(self, priority: Priority, left_s: float) -> None:
+        """Raises Overloaded if it is known by now that a call's turn will not come before its deadline."""
+        if not self._lines:
+            return
+        with self.changed:
+            _check_time(self._ahead_s(priority) / self.count, 0.0, left_s)
+
+    def _ahead_s(self, priority: Priority) -> float:
+        """Seconds of one lane that what is at least that urgent will take."""
+        queues = {line.queue for line in self._lines.values()}
+        return sum(queue.ahead(priority) * queue.window_s for queue in queues)
 
     def leave(self, queue: Queue, item: _Item) -> None:
         """The caller waits no more: what no lane has taken yet is never computed."""
@@ -254,7 +281,7 @@ class Lanes:
         with self.changed:
             if not item.left:
                 item.left = True
-                queue.waiting -= item.count - item.taken
+                queue.waits(item, item.taken - item.count)
 
     def _work(self) -> None:
         give_way()
@@ -317,7 +344,7 @@ class _Line:
             self.windows -= item.count - item.taken
             if not item.left:
                 item.left = True
-                self.queue.waiting -= item.count - item.taken
+                self.queue.waits(item, item.taken - item.count)
                 _wake([item])
         return None
 
@@ -345,7 +372,7 @@ class _Line:
             item.taken = high
             room -= high - low
             self.windows -= high - low
-            self.queue.waiting -= high - low
+            self.queue.waits(item, low - high)
             if high == item.count:
                 heapq.heappop(self.waiting)
         return parts
@@ -360,8 +387,23 @@ class Queue:
         self.lanes, self.model, self.transport, self.batching = lanes, model, transport, batching
         self.whole = whole
         self._input = model.input.name if isinstance(model, Manifest) else ""
-        self.waiting = self.running = 0  # windows that wait; lanes at work. Under the lanes' lock
+        self.running = 0  # lanes at work. Under the lanes' lock, as the next
+        self._waiting = [0] * len(Priority)  # windows that wait, by how urgent they are
+        self.window_s = 0.0  # that a lane takes for a window of a batch, of late
         self.most_running = min(batching.num_batch_threads or lanes.count, lanes.count, transport.lanes)
+
+    @property
+    def waiting(self) -> int:
+        """Windows that wait."""
+        return sum(self._waiting)
+
+    def ahead(self, priority: Priority) -> int:
+        """Windows that wait and are at least that urgent."""
+        return sum(self._waiting[: priority + 1])
+
+    def waits(self, item: _Item, windows: int) -> None:
+        """Count so many windows of an item in, or out if negative."""
+        self._waiting[item.call.priority] += windows
 
     def size(self, samples: int) -> int:
         """Windows of that many samples in a full batch."""
@@ -449,16 +491,24 @@ class Queue:
             call.when_cancelled(None)
             self.lanes.leave(self, item)
 
-    def admit(self, item: _Item) -> None:
-        """Count an item in. Raises Overloaded if there is no room for it."""
+    def admit(self, item: _Item, ahead_s: float) -> None:
+        """Count an item in. Raises Overloaded if there is no room for it, or no hope that its turn comes in time.
+
+        What is less urgent leaves room and time to it. ahead_s: seconds of one lane that go before.
+        """
+        ahead = self.ahead(item.call.priority)
         room = self.batching.max_enqueued_batches * self.size(item.samples)
-        if self.waiting and self.waiting + item.count > room:
+        wait_s = ahead_s / self.most_running
+        if ahead and ahead + item.count > room:
             raise Overloaded(
-                f"{self.waiting} windows wait for {self.model.name}, at most {room} may (max_enqueued_batches); "
+                f"{ahead} windows wait for {self.model.name}, at most {room} may (max_enqueued_batches); "
                 "try again later",
-                RETRY_MS,
+                _retry_ms(wait_s),
             )
-        self.waiting += item.count
+        left_s = item.call.left_s
+        if left_s is not None:
+            _check_time(wait_s, item.count * self.window_s / self.most_running, left_s)
+        self.waits(item, item.count)
 
     def compute(self, parts: list[_Part]) -> None:
         """Compute a batch and give each item its share, or all of them what went wrong."""
@@ -475,13 +525,14 @@ class Queue:
             self._tell(parts, None, error)
             return
         compute_s = time.monotonic() - begin
+        windows = sum(high - low for _, low, high in parts)
+        self.window_s += OF_LATE * (compute_s / windows - self.window_s) if self.window_s else compute_s / windows
         for item, _, _ in parts:
             item.call.spend("queue", begin - item.arrived)
             item.call.spend("compute", compute_s)
         self._tell(parts, outputs, None)
         if self.lanes.told:
             waited = tuple(begin - item.arrived for item, _, _ in parts)
-            windows = sum(high - low for _, low, high in parts)
             self.lanes.told(Batch(self.model, windows, padding, waited, compute_s))
 
     def _run(self, parts: list[_Part]) -> tuple[Arrays, int]:

@@ -26,6 +26,7 @@ from seisserve_serving.lanes import Batching, Queue
 from seisserve_serving.models import Models, Served
 from seisserve_serving.onnx_check import check_onnx
 from seisserve_serving.plain import load_onnx, load_saved_model
+from seisserve_serving.saved_model_check import check_saved_model
 from seisserve_serving.signatures import Signature, zero_inputs
 from seisserve_serving.text_config import read_batching
 
@@ -40,13 +41,15 @@ PER_MODEL_BATCHING = "batching_params.pbtxt"
 class Loading(NamedTuple):
     """How versions are loaded. setup_for: how to run a bundle. batching: of models that have none of their own; with
     batch_plain that is for plain folders, too (nothing says that the rows of their tensors are independent).
-    per_model_batching: read it from each version's folder. warm_up: compute batches before anyone can call."""
+    per_model_batching: read it from each version's folder. warm_up: compute batches before anyone can call. told: hears
+    of each version that is ready, its name, number, and the seconds that took."""
 
     setup_for: Callable[[Bundle], Setup]
     batching: Batching | None = None
     per_model_batching: bool = False
     warm_up: bool = True
     batch_plain: bool = False
+    told: Callable[[str, int, float], None] | None = None
 
 
 def load_version(models: Models, config: ModelConfig, version: int, folder: Path, how: Loading) -> tuple[Served, str]:
@@ -85,14 +88,37 @@ def _bundle(
     if found.name not in (config.name, config.base_path.name):
         raise BundleError(f"{folder}: the manifest says {found.name!r}, the folder {config.base_path.name!r}")
     setup = how.setup_for(found)
-    for path in sorted(folder.glob("*.onnx")):
-        check_onnx(path)
+    artifacts = found.manifest.artifacts.values()
+    files = {found.folder / item.file for item in artifacts if item.format == "onnx" and found.has(item)}
+    for path in sorted({*files, *folder.glob("*.onnx")}):
+        check_onnx(path, one_pass=True)
+    if setup.runtime == "tensorflow" and setup.backend is None:
+        check_saved_model(folder)
     manifest, transport = runtime.prepare(found, setup)
     if manifest.name != config.name:  # served under another name on purpose
         manifest = replace(manifest, name=config.name)
     lanes = setup.lanes or processors()
     told = f"{setup.runtime}, {setup.precision}, {lanes} at once, {setup.batch_samples} samples a call"
-    return models.of_bundle(version, manifest, transport, batching, folder), told
+    served = models.of_bundle(version, manifest, transport, batching, folder)
+    if batching is not None and batching.mode == "fixed" and _place_matters(served):
+        told += ", one window a batch, since its place in one changes the rounding"
+        served = models.of_bundle(
+            version, manifest, transport, replace(batching, max_batch_size=1, allowed_batch_sizes=()), folder
+        )
+    return served, told
+
+
+def _place_matters(served: Served) -> bool:
+    """Whether the same window gives other bits at another place of a full batch: a matrix product whose rows are those
+    of all windows is cut into blocks wherever they are full, here and there in the midst of a window."""
+    manifest, queue = served.manifest, served.queue
+    for samples in (manifest.window_samples, *manifest.fragment_windows):
+        window = np.random.default_rng(0).normal(0, 100, (1, samples, *manifest.input.shape[2:])).astype(np.float32)
+        batch = np.repeat(window, queue.size(samples), axis=0)
+        for values in queue.transport.predict(queue.model, {manifest.input.name: batch}).values():
+            if not np.array_equal(values, np.repeat(values[:1], len(values), axis=0)):
+                return True
+    return False
 
 
 def _warm_up(served: Served) -> None:

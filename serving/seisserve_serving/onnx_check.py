@@ -14,10 +14,13 @@ __all__ = ["check_onnx"]
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what onnxruntime itself brings
 EXTERNAL = 1
+CONTROL_FLOW = {"If", "Loop", "Scan"}
+MOST_NODES = 1_000_000  # once the functions in the file are written out, each of which may call others many times
 
 
-def check_onnx(path: Path) -> None:
-    """Raises BundleError for a file that has weights in other files, or operators that are no part of onnxruntime."""
+def check_onnx(path: Path, *, one_pass: bool = False) -> None:
+    """Raises BundleError for a file that has weights in other files, operators that are no part of onnxruntime, or
+    functions that become more than a runtime could hold; with one_pass also for control flow, which need never end."""
     try:
         model = wire.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
@@ -28,6 +31,10 @@ def check_onnx(path: Path) -> None:
         raise BundleError(f"{path}: it needs operators of {', '.join(sorted(foreign))}; custom operators are not run")
     if any(tensor.data_location == EXTERNAL for tensor in _tensors(model)):
         raise BundleError(f"{path}: it has weights in other files; save it as one file")
+    if one_pass and (found := CONTROL_FLOW & {node.op_type for node in _nodes(model)}):
+        raise BundleError(f"{path}: it has {', '.join(sorted(found))}; the network of a bundle is computed in one pass")
+    if _written_out(model) > MOST_NODES:
+        raise BundleError(f"{path}: its functions call one another too often, or for ever")
 
 
 def _nodes(model: wire.ModelProto) -> Iterator[wire.NodeProto]:
@@ -59,3 +66,25 @@ def _inner(node: wire.NodeProto) -> Iterator[wire.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def _written_out(model: wire.ModelProto) -> float:
+    """How many nodes there are once every function is put where it is called; infinite for one that calls itself."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], float] = {}
+
+    def size(nodes: Iterable[wire.NodeProto]) -> float:
+        total = 0.0
+        for node in nodes:
+            total += 1 + sum(size(graph.node) for graph in _inner(node))
+            if (key := (node.domain, node.op_type)) in functions:
+                if key not in sizes:
+                    sizes[key] = float("inf")  # as long as it is not known: what is met again calls itself
+                    sizes[key] = size(functions[key].node)
+                total += sizes[key]
+        return total
+
+    try:
+        return size(model.graph.node)
+    except RecursionError:
+        return float("inf")

@@ -10,7 +10,7 @@ from seisserve.errors import UsageError
 
 __all__ = ["cpus", "give_way", "settle"]
 
-LESS = int(os.environ.get("XLESS", 5))
+LESS = 5  # a third of the weight
 
 
 def settle(cpu_affinity: str, nice: int) -> None:

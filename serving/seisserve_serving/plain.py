@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from seisserve.errors import BundleError, UsageError
@@ -21,13 +20,12 @@ from seisserve.tensors import TYPES
 from seisserve.transport import Arrays
 from seisserve_serving.lanes import Network
 from seisserve_serving.onnx_check import check_onnx
+from seisserve_serving.saved_model_check import check_saved_model
 from seisserve_serving.signatures import DEFAULT, Signature, TensorSpec
 
 __all__ = ["Plain", "load_onnx", "load_saved_model"]
 
 ROWS = 64  # in a batch, if nothing else is said
-# Operators that reach beyond the graph: to files and to Python.
-UNSAFE = {"EagerPyFunc", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"}
 INITIALISERS = {"__saved_model_init_op", "__saved_model_train_op"}
 ONNX_TYPES = {
     "tensor(float)": "<f4", "tensor(double)": "<f8", "tensor(float16)": "<f2", "tensor(int8)": "i1",
@@ -103,10 +101,7 @@ def load_onnx(path: Path, name: str, lanes: int) -> Plain:
 def load_saved_model(folder: Path, name: str) -> Plain:
     """A SavedModel with all its signatures. Raises BundleError, MissingExtra."""
     tf = need("tensorflow", "tensorflow")
-    graph = _serving_graph(folder)
-    unsafe = UNSAFE & {node.op for nodes in _node_lists(graph) for node in nodes}
-    if unsafe:
-        raise BundleError(f"{folder}: it has operators that are not run here: {', '.join(sorted(unsafe))}")
+    graph = check_saved_model(folder)
     errors = (tf.errors.OpError, ValueError, TypeError, OSError, KeyError, AttributeError)
     try:
         model = tf.saved_model.load(str(folder))
@@ -126,23 +121,6 @@ def load_saved_model(folder: Path, name: str) -> Plain:
     if not networks:
         raise BundleError(f"{folder}: the SavedModel has no signature that could be called")
     return Plain("tensorflow_savedmodel", networks)
-
-
-def _serving_graph(folder: Path) -> Any:
-    saved_model_pb2 = need("tensorflow.core.protobuf.saved_model_pb2", "tensorflow")
-    path = folder / "saved_model.pb"
-    try:
-        graphs = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
-    except DecodeError as error:
-        raise BundleError(f"{path}: not a SavedModel") from error
-    for graph in graphs:
-        if "serve" in graph.meta_info_def.tags:
-            return graph
-    raise BundleError(f"{path}: the SavedModel has no graph with the tag `serve`")
-
-
-def _node_lists(graph: Any) -> list[Any]:
-    return [graph.graph_def.node, *(function.node_def for function in graph.graph_def.library.function)]
 
 
 def _graph_tensor(folder: Path, alias: str, info: Any) -> TensorSpec:

@@ -307,7 +307,7 @@ class Repository:
         is_new = version not in self._models.served.get(name, {})
         if is_new:
             self._models.note(name, version, State.LOADING)
-        stamp = _stamp(folder)
+        stamp, begin = _stamp(folder), time.monotonic()
         try:
             served, told = self._loaded(config, version, folder)
         except Exception as error:  # whatever a runtime raises about a file that somebody else wrote
@@ -315,6 +315,8 @@ class Repository:
             return
         self._attempts.pop((name, version), None)
         self._models.publish(served)
+        if self._how.told is not None:
+            self._how.told(name, version, time.monotonic() - begin)
         log.info("model %s version %d is served from %s on %s", name, version, folder, told)
 
     def _loaded(self, config: ModelConfig, version: int, folder: Path) -> tuple[Served, str]:

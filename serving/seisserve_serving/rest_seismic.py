@@ -21,6 +21,7 @@ from seisserve.picks import Pick
 from seisserve.proto import seismic_pb2 as wire
 from seisserve.tables import Detections, Picks
 from seisserve.traces import to_obspy
+from seisserve.turns import turn
 from seisserve_serving.calls import Call
 from seisserve_serving.front import Methods
 from seisserve_serving.rest_json import dump
@@ -192,5 +193,6 @@ def _curves_as_json(response: wire.AnnotateResponse) -> bytes:
 def _miniseed(stream: Any) -> bytes:
     content = io.BytesIO()
     if stream:
-        stream.write(content, format="MSEED")
+        with turn():
+            stream.write(content, format="MSEED")
     return content.getvalue()

@@ -15,13 +15,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from seisserve.errors import SeisserveError, ServerError, UsageError
 from seisserve.runtime import processors
 from seisserve_serving import kserve_api, reflection, seismic_api, session_api, tensorflow_api
 from seisserve_serving.aio import AioServer
 from seisserve_serving.front import Front
+from seisserve_serving.health import handlers
 from seisserve_serving.models import Models
 from seisserve_serving.record_api import MOST_SAMPLES
 from seisserve_serving.session_api import Sessions
@@ -91,7 +92,7 @@ class Server:
             ],
         )
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._grpc.add_generic_rpc_handlers([handlers(self._health)])
         services = {
             **tensorflow_api.services(models), **kserve_api.services(models),
             **seismic_api.services(models, most_samples),

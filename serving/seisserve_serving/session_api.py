@@ -29,7 +29,7 @@ from seisserve.reading import read_miniseed
 from seisserve.realtime import Realtime, Settings, Update
 from seisserve.resample import NS
 from seisserve.segments import by_instrument
-from seisserve.traces import Trace
+from seisserve.traces import Trace, check
 from seisserve.transport import Transport
 from seisserve_serving.calls import Call, Priority
 from seisserve_serving.counting import count_picks, count_record
@@ -311,7 +311,7 @@ class Sessions:
         before = session.acknowledged
         while todo:
             traces = session.push(todo.popleft(), self.bounds)
-            for group in by_instrument(trace for trace in traces if trace.sampling_rate_hz > 0).values():
+            for group in by_instrument(filter(_counts, traces)).values():
                 count_record(call, group)
         session.core.expire(time.monotonic())
         update = self._patiently(session, call)
@@ -334,6 +334,15 @@ class Sessions:
     def _check_draining(self, session: _Session) -> None:
         if self._draining.is_set() and not session.finished:
             raise Unavailable(f"draining: this server is about to stop; resume token {session.token}")
+
+
+def _counts(trace: Trace) -> bool:
+    """Whether it is a trace that the session has taken; it has told of the others."""
+    try:
+        check(trace)
+    except WaveformError:
+        return False
+    return True
 
 
 def _packets(session: _Session, came: list[Item]) -> Iterator[wire.SessionPackets]:

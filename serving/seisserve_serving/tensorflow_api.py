@@ -125,9 +125,12 @@ def find(models: Models, spec: wire.ModelSpec, call: Call) -> Served:
         raise ModelNotFound(f"no version {spec.version.value} of {spec.name!r} is served")
     if spec.WhichOneof("version_choice") == "version_label" and not spec.version_label:
         raise UsageError("model_spec.version_label is empty; it must be a label, or absent")
+    return _of_spec(models, spec).of(call)
+
+
+def _of_spec(models: Models, spec: wire.ModelSpec) -> Served:
     try:
-        version = spec.version.value if spec.HasField("version") else 0
-        return models.get(spec.name, version, label=spec.version_label).of(call)
+        return models.get(spec.name, spec.version.value if spec.HasField("version") else 0, label=spec.version_label)
     except ModelNotFound:
         raise
     except UsageError as error:
@@ -194,7 +197,7 @@ def statuses(models: Models, spec: wire.ModelSpec) -> list[wire.ModelVersionStat
     states = models.states(spec.name)
     wanted = spec.version.value if spec.HasField("version") else None
     if spec.version_label:
-        wanted = models.get(spec.name, label=spec.version_label).version
+        wanted = _of_spec(models, spec).version
     found = []
     for version, state in sorted(states.items(), reverse=True):
         if wanted in (None, version):

@@ -46,6 +46,8 @@ def model_configs(message: ModelServerConfig, start: Path, where: str) -> list[M
         place = f"{where}: config {number} ({item.name!r})"
         if not item.name or not item.base_path:
             raise UsageError(f"{place}: name and base_path must be there")
+        if "\0" in item.name + item.base_path:
+            raise UsageError(f"{place}: name and base_path {item.base_path!r} must not have a zero character in them")
         if item.name in found:
             raise UsageError(f"{place}: that name is there twice")
         if item.model_platform not in PLATFORMS or item.model_type == OTHER:

@@ -230,7 +230,7 @@ async def _run(plan: Plan) -> Calls:
         ]
         channels += own
         work.append((number, group, [channel.unary_unary(PREDICT) for channel in own], body))
-    for _, group, methods, body in work:  # connections are made, and nothing is new any more
+    for _, _, methods, body in work:  # connections are made, and nothing is new any more
         for method in methods:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 await method(body, timeout=60)

@@ -90,6 +90,17 @@ def imported(weights: Path, folder: Path) -> Path:
     return target.parents[1]
 
 
+def quantized(repository: Path, data: Path) -> None:
+    """Add an int8 artifact of `peer`, through the gate: ranges from the train split, proof on the dev split."""
+    target, folder = repository / "peer" / "1", repository.parent
+    command = [sys.executable, "-m", "seisserve"]
+    for split, more in (("train", ()), ("dev", ("--cuts", "3"))):
+        cutting = ["windows", str(data), "--model", str(target), "--split", split, "-o", str(folder / f"{split}.npz")]
+        subprocess.run([*command, *cutting, *more], check=True, stdout=sys.stderr)
+    last = ["--calibration", str(folder / "train.npz"), "--windows", str(folder / "dev.npz")]
+    subprocess.run([*command, "quantize", str(target), "--precision", "int8", *last], check=True, stdout=sys.stderr)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -97,6 +108,7 @@ def main() -> None:
     parser.add_argument("--network", default="PhaseNet", help="class of seisbench.models")
     parser.add_argument("--python", type=Path, default=Path(".venv-peers/bin/python"), help="that has seisbench")
     parser.add_argument("--models", nargs="*", default=["onset"], help="shipped models to put beside it")
+    parser.add_argument("--data", type=Path, help="labelled data set to quantize the same weights with")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--hours", type=float, default=24, help="fewer to try it out")
     parser.add_argument("-o", "--output", type=Path, help="PATH of PATH.csv and PATH.md")
@@ -104,6 +116,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         repository = imported(options.weights, folder)
+        if options.data:
+            quantized(repository, options.data)
         same = bundle.find("peer", repository)
         # SeisBench's windows begin with the record, ours at multiples of the hop since 1970: here they are the same.
         path = write(folder / "day.mseed", record(options.hours), grid=same.manifest.hop_samples)

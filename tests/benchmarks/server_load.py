@@ -84,7 +84,9 @@ def main(model: str, precision: str, seconds: float, rounds: int, server: str | 
     click.echo(f"{processor()}, {processors()} processors; {model} {precision}; {rounds} rounds of {seconds:g} s")
     base = statistics.median(bare_rates)
     click.echo(f"Bare sessions side by side, {bare.size} windows a call: {spread(bare_rates)} windows/s\n")
-    click.echo("| server | case | p50 ms | p99 ms | windows/s | of bare sessions |\n| --- | --- | --- | --- | --- | --- |")
+    click.echo(
+        "| server | case | p50 ms | p99 ms | windows/s | of bare sessions |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for (place, case), found in rates.items():
         p50, p99 = (statistics.median(column) for column in zip(*latencies[place, case], strict=True))
         share = f"{statistics.median(found) / base:.0%}"

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from seisserve.bundle import digest
 from seisserve.errors import BundleError
+from seisserve.manifest import Label
 from seisserve.runtime import OnnxRuntime, TensorFlowRuntime
 from seisserve.transport import FakeTransport
 from seisserve_export.gate import Bounds, Labelled, Report, compare, require, speeds
@@ -174,6 +175,31 @@ def test_one_value_for_a_window_is_picked_as_the_pipeline_does() -> None:
     assert report(20).f1["P 0.1 s"] == (1.0, 0.0)
 
 
+def test_detections_with_a_long_tail_match_themselves() -> None:
+    """The tail lies above half of the threshold, where a detection ends, and below half of the raised one."""
+    plain = manifest(fragments=())
+    model = replace(
+        plain, task="detection", labels={"detection": Label(threshold=0.4)},
+        outputs=(replace(plain.output, shape=(-1, WINDOW, 1), labels=("detection",)),),
+    )  # fmt: skip
+
+    def curve(length: int, tail: int) -> FakeTransport:
+        def values(x: Array) -> Array:
+            y = np.zeros((len(x), WINDOW, 1), np.float32)
+            y[:, 200 : 200 + length + tail], y[:, 200 : 200 + length] = 0.22, 0.9
+            return y
+
+        return FakeTransport(values)
+
+    def share(length: int, tail: int) -> float:
+        bounds = Bounds(max_abs=1, max_relative=1, margin=0.1)
+        windows = np.ones((1, WINDOW, 3), np.float32)
+        return compare(curve(100, 600), curve(length, tail), model, windows, bounds, time_it=False).detections_matched
+
+    assert share(100, 600) == share(100, 300) == share(150, 0) == 1
+    assert share(250, 0) == share(0, 0) == 0
+
+
 def run_fake(wrong: object) -> Report:
     reference = FakeTransport(lambda x: gaussians(x, (300.0, 0.9)))
     artifact = FakeTransport(lambda x: wrong(gaussians(x, (300.0, 0.9))))  # type: ignore[operator]
@@ -199,6 +225,22 @@ def test_task_without_picks() -> None:
     assert report.picks == -1
     assert report.parity == {"windows": 3.0, "max_abs": 0.0, "max_relative": 0.0}
     assert "picks" not in report.text()
+
+
+def test_windows_that_stay_as_they_are_do_not_hide_the_others() -> None:
+    """As of a recovery: one window in 40 is changed, and 5 % wrong."""
+    plain = manifest(fragments=())
+    model = replace(plain, task="recovery", labels={}, outputs=(replace(plain.output, labels=("Z", "N", "E")),))
+    windows = waveforms(40)
+
+    def double(factor: float) -> FakeTransport:
+        return FakeTransport(lambda x: np.where(x.max(axis=(1, 2), keepdims=True) == windows[7].max(), factor * x, x))
+
+    report = compare(double(2), double(2.1), model, windows, Bounds(max_relative=1), time_it=False)
+    assert report.rms_share == pytest.approx(0.05)
+    assert [failure.split(":")[0] for failure in report.failures] == [
+        "change of the output's power, dB", "difference as a share of the output",
+    ]  # fmt: skip
 
 
 def test_report_for_people() -> None:

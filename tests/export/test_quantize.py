@@ -14,9 +14,9 @@ from seisserve.bundle import read
 from seisserve.errors import BundleError, UsageError
 from seisserve.runtime import load
 from seisserve_export.artifacts import GraphRuntime, add_artifact, equalised, made_up_windows, read_labelled
-from seisserve_export.convert import fold_narrow, free_lengths, to_clean_onnx
+from seisserve_export.convert import OPSET, fold_narrow, free_lengths, to_clean_onnx
 from seisserve_export.gate import Bounds, Labelled
-from seisserve_export.quantize import Ends, calibrate, equalise, layers, quantize, search, store
+from seisserve_export.quantize import DENSE, Ends, calibrate, equalise, layers, quantize, search, store
 from seisserve_export.quantize_command import quantize as command
 
 WIDE = Bounds(
@@ -124,6 +124,25 @@ def test_stored_weights(folded: onnx.ModelProto, windows: Array, precision: str)
     assert 0 < apart < {"float16": 0.01, "weights8": 0.2}[precision]
 
 
+def test_dense_weights_have_a_scale_for_each_output(folded: onnx.ModelProto) -> None:
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(size=(64, 32)) * np.geomspace(1e-3, 1e3, 32)).astype(np.float32)
+    make, tensor = onnx.helper, onnx.helper.make_tensor_value_info
+    ends = [tensor(name, onnx.TensorProto.FLOAT, [None, n]) for name, n in (("waveform", 64), ("probability", 32))]
+    node = make.make_node("MatMul", ["waveform", "weights"], ["probability"])
+    held = [onnx.numpy_helper.from_array(weights, "weights")]
+    plain = make.make_model(
+        make.make_graph([node], "dense", ends[:1], ends[1:], held),
+        ir_version=8,
+        opset_imports=[make.make_opsetid("", OPSET)],
+    )
+    x = rng.normal(size=(8, 64)).astype(np.float32)
+    expected, found = run(plain, x), run(store(plain, "weights8", ("MatMul",)), x)
+    error = np.abs(found - expected).max(axis=0) / np.abs(expected).max(axis=0)
+    assert 0 < error.max() < 0.03
+    assert store(folded, "weights8", DENSE).graph.initializer == folded.graph.initializer  # it has convolutions only
+
+
 def test_weights_beyond_float16(folded: onnx.ModelProto) -> None:
     graph = onnx.ModelProto()
     graph.CopyFrom(folded)
@@ -162,6 +181,10 @@ def test_what_breaks_a_bound_is_deleted(folder: Path) -> None:
         add_artifact(folder, "int8", calibration=waveforms(24), ends=Ends(1, 1), bounds=strict)
     assert not (folder / "model.int8.onnx").exists()
     assert (folder / "manifest.json").read_bytes() == before
+    add_artifact(folder, "weights8", bounds=WIDE)
+    with pytest.raises(BundleError):
+        add_artifact(folder, "weights8", bounds=strict)
+    load(read(folder), precision="weights8")  # the earlier one is still there
 
 
 def test_f1_is_compared(folder: Path) -> None:

@@ -20,11 +20,13 @@ FLOATS = (
 )  # fmt: skip
 TEXTS = (
     "", " ", "\0", "x" * 5000, "../../etc/passwd", "/etc/passwd", "eqtransformer", "cred", "recovery", "none",
-    "serving_default", "fragment", "waveform", "P", "S", "..", "XX.STA..HHZ", "XX.STA..HHE", "A.B.C.D.E", "ü\u202e\U0001f600", "1", "-1",
+    "serving_default", "fragment", "waveform", "P", "S", "..", "XX.STA..HHZ", "XX.STA..HHE", "A.B.C.D.E",
+    "ü\u202e\U0001f600", "1", "-1",
     "9" * 30, "FP32", "BYTES", "INT64", "%s%n{0}", "tensorflow/serving/classify", "signature_def", "max", "causal",
 )  # fmt: skip
 RANGES = {
-    FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1), FieldDescriptor.CPPTYPE_INT64: (-(1 << 63), (1 << 63) - 1),
+    FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
+    FieldDescriptor.CPPTYPE_INT64: (-(1 << 63), (1 << 63) - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, (1 << 32) - 1), FieldDescriptor.CPPTYPE_UINT64: (0, (1 << 64) - 1),
     FieldDescriptor.CPPTYPE_ENUM: (-(1 << 31), (1 << 31) - 1),
 }  # fmt: skip
@@ -216,13 +218,15 @@ def mutated_miniseed(content: bytes, rng: random.Random, record: int = 512) -> b
 
 
 ATOMS: Sequence[Any] = (
-    None, True, False, 0, -1, 1, 1 << 31, 1 << 63, 1 << 64, -(1 << 70), 0.5, 1e308, "", "x", "NaN", "\u0001NaN", "9" * 40,
+    None, True, False, 0, -1, 1, 1 << 31, 1 << 63, 1 << 64, -(1 << 70), 0.5, 1e308,
+    "", "x", "NaN", "\u0001NaN", "9" * 40,
     [], {}, [[]], {"b64": "AAAA"}, {"b64": "!"}, {"b64": 1}, [[1, 2], [3]], "\ud7ff", "../../x",
 )  # fmt: skip
 RAW_JSON = (
     b"", b" ", b"{", b"[", b"nul", b"NaN", b"{}{}", b"[" * 100_000, b'{"inputs":' * 20_000, b"\xff\xfe", b'"\\ud800"',
     b'{"instances": [' + b"[" * 5000 + b"]" * 5000 + b"]}", b'{"inputs": 1e999}', b'{"inputs": NaN}', b"1" * 5000,
-    b'{"\\ud800": 1}', b'{"signature_name": "\\ud800"}', b'{"inputs": "\\ud800"}', b"\0", b'{"inputs": -}', b"\xef\xbb\xbf{}",
+    b'{"\\ud800": 1}', b'{"signature_name": "\\ud800"}', b'{"inputs": "\\ud800"}', b"\0", b'{"inputs": -}',
+    b"\xef\xbb\xbf{}",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Everything that takes a request from outside, with valid requests to begin from, in this process and over loopback."""
+"""Everything that takes a request from outside, with good requests to begin from: in this process and over loopback."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ LIMIT_S = 30.0
 WINDOW = 600
 # What a request that is wrong may be answered with. DEADLINE_EXCEEDED is none: it would be a request that hangs.
 FAIR = {
-    Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED, Code.UNIMPLEMENTED,
-    Code.UNAVAILABLE, Code.PERMISSION_DENIED,
+    Code.OK, Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.RESOURCE_EXHAUSTED,
+    Code.UNIMPLEMENTED, Code.UNAVAILABLE, Code.PERMISSION_DENIED,
 }  # fmt: skip
 GENERIC = {"key", "value", "id", "name", "type", "kind", "content", "dim", "size"}  # too general to be a name
 
@@ -156,7 +156,8 @@ def _waveforms(rng: random.Random) -> seismic.Waveforms:
 
 def _options(rng: random.Random) -> seismic.Options:
     return rng.choice((
-        seismic.Options(), seismic.Options(thresholds={"P": 0.4}), seismic.Options(hop_samples=300, resampling="causal"),
+        seismic.Options(), seismic.Options(thresholds={"P": 0.4}),
+        seismic.Options(hop_samples=300, resampling="causal"),
         seismic.Options(stacking="mean"),
     ))  # fmt: skip
 
@@ -243,10 +244,9 @@ def _config(rng: random.Random, folder: Path) -> Message:
     made = tfs.ReloadConfigRequest()
     for name in ("one", "two"):
         item = made.config.model_config_list.config.add(
-            name=name, base_path=str(folder / name), model_platform="tensorflow"
+            name=name, base_path=str(folder / name), model_platform="onnxruntime"
         )
         item.model_version_policy.specific.versions.append(1)
-        item.version_labels["stable"] = 1
     return made
 
 
@@ -259,6 +259,10 @@ def _session(rng: random.Random) -> list[Message]:
         for number in range(1, 4)
     ]
     return [start, *packets]
+
+
+def _health(rng: random.Random) -> Message:
+    return health_pb2.HealthCheckRequest(service="eqtransformer")
 
 
 def _reflect(rng: random.Random) -> Message:
@@ -378,7 +382,8 @@ BODIES: Mapping[str, Sequence[tuple[str, Any]]] = {
 }  # fmt: skip
 HEADERS: Mapping[str, Sequence[str]] = {
     "inference-header-content-length": ("0", "1", "10", "99999999", "-1", "x", "9" * 30, "\u0663"),
-    "content-encoding": ("gzip", "deflate", "br", "identity", "x" * 100), "accept": ("text/csv", "application/xml", "*/*;q=x", "a/b", ";;,,"),
+    "content-encoding": ("gzip", "deflate", "br", "identity", "x" * 100),
+    "accept": ("text/csv", "application/xml", "*/*;q=x", "a/b", ";;,,"),
     "accept-encoding": ("gzip", "deflate;q=0", "*", ","), "x-request-timeout-ms": ("0", "-1", "x", "9" * 18, "5000"),
     "seisserve-priority": ("archive", "never", ""), "x-request-id": ("a b", "x" * 300), "origin": ("http://evil.example",),
 }  # fmt: skip
@@ -447,8 +452,8 @@ OPEN = re.compile(r"\{(\w+)(?::\w+)?\}")
 PATHS = ("none", "0", "-1", "9" * 30, "%00", "x" * 300, "ü", "sum", "1", "..")
 WORDS_HTTP = frozenset({
     "body", "instances", "inputs", "input", "examples", "context", "signature", "query parameter", "version", "model",
-    "header", "content-", "miniseed", "threshold", "hop_samples", "stacking", "resampling", "trace", "accept", "parameter",
-    "x-request-timeout-ms", "output", "label", "shape", "repository", "waveforms", "priority",
+    "header", "content-", "miniseed", "threshold", "hop_samples", "stacking", "resampling", "trace", "accept",
+    "parameter", "x-request-timeout-ms", "output", "label", "shape", "repository", "waveforms", "priority",
 })  # fmt: skip
 
 
@@ -460,7 +465,7 @@ def _route(front: Front, route: Route, most: int) -> Target:
             with front.call(arrival, time.monotonic() + LIMIT_S) as call:
                 web._worked(route, asked, call, most)
         except Exception as error:  # as the server itself: whatever it is must have a code
-            assert web._failure(error, "1").status >= 400
+            web._failure(error, "1")  # which must not fail itself
             return _failed(error)
         return Outcome(Code.OK, "")
 
@@ -507,7 +512,14 @@ def _call_http(http: httpx.Client, route: Route) -> Target:
         headers = {name: value.encode() for name, value in given.headers.items()}
         reply = http.request(route.verb, path, params=dict(given.query), headers=headers, content=given.body)
         code = by_status.get(reply.status_code, Code.UNKNOWN)
-        return Outcome(code, "" if code is Code.OK else str(reply.json()["error"]))
+        return Outcome(
+            code,
+            ""
+            if code is Code.OK
+            else str(
+                reply.json()["error"] if "error" in reply.text else f"{reply.status_code} {reply.text[:200]} {given}"
+            ),
+        )
 
     return Target(f"{route.verb} {route.path}", _good_http(route), _spoil_http(route), send, WORDS_HTTP)
 
@@ -542,7 +554,8 @@ def site(folder: Path, loopback: bool = True) -> Iterator[Site]:
             for name, parts in methods.items():
                 inside.append(_stream(front, f"/{service}/{name}", parts, _many(name, makers)))
         routes = [
-            *rest_tensorflow.routes(services), *rest_kserve.routes(_with_changes(services, changing)), *rest_seismic.routes(services),
+            *rest_tensorflow.routes(services), *rest_kserve.routes(_with_changes(services, changing)),
+            *rest_seismic.routes(services),
         ]  # fmt: skip
         inside += [_route(front, route, 8 << 20) for route in routes]
         outside: list[Target] = []
@@ -611,7 +624,8 @@ def _makers(changing: Path) -> dict[str, Make]:
 
     eqt = {"name": "eqtransformer"}
     return {
-        "Predict": _predict, "Classify": _examples(tfs.ClassificationRequest), "Regress": _examples(tfs.RegressionRequest),
+        "Predict": _predict, "Classify": _examples(tfs.ClassificationRequest),
+        "Regress": _examples(tfs.RegressionRequest),
         "MultiInference": _examples(tfs.MultiInferenceRequest),
         "GetModelMetadata": spec(tfs.GetModelMetadataRequest, model_spec=eqt, metadata_field=["signature_def"]),
         "GetModelStatus": spec(tfs.GetModelStatusRequest, model_spec=eqt),
@@ -645,8 +659,8 @@ def _many(name: str, makers: Mapping[str, Make]) -> MakeMany:
 
 
 def _outside(
-    stack: ExitStack, models: Models, sessions: Sessions, services: Mapping[str, Methods], streams: Mapping[str, Methods],
-    routes: Sequence[Route], makers: Mapping[str, Make],
+    stack: ExitStack, models: Models, sessions: Sessions, services: Mapping[str, Methods],
+    streams: Mapping[str, Methods], routes: Sequence[Route], makers: Mapping[str, Make],
 ) -> list[Target]:  # fmt: skip
     """The same over loopback, and what gRPC itself brings. Nothing here may change models: there is no repository."""
     front = Front()
@@ -668,10 +682,7 @@ def _outside(
         for service, methods in streams.items()
         for name, parts in methods.items()
     ]
-    check = health_pb2.HealthCheckRequest
-    found.append(
-        _call_unary(channel, f"/{health.SERVICE_NAME}/Check", check, lambda rng: check(service="eqtransformer"))
-    )
-    found.append(_call_unary(channel, "/no.Service/Method", check, lambda rng: check()))
+    for service, name in ((health.SERVICE_NAME, "Check"), (health.SERVICE_NAME, "List"), ("no.Service", "Method")):
+        found.append(_call_unary(channel, f"/{service}/{name}", health_pb2.HealthCheckRequest, _health))
     found += [_call_http(http, route) for route in routes]
     return [target._replace(name=f"{target.name} (loopback)") for target in found]

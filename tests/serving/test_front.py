@@ -156,6 +156,35 @@ def test_one_call_too_many_is_refused_at_once(echo: Echo) -> None:
     assert echo.call("x").result()
 
 
+def test_some_calls_are_kept_for_those_that_are_more_urgent(echo: Echo) -> None:
+    echo.front.most_calls = 4
+    waiting = [echo.call("wait") for _ in range(3)]
+    for _ in waiting:
+        assert echo.begun.acquire(timeout=30)
+    assert echo.call("x", (("seisserve-priority", "archive"),)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert echo.call("x", (("seisserve-priority", "realtime"),)).result()
+    echo.go_on.set()
+    assert all(call.result() for call in waiting)
+
+
+def test_what_comes_too_late_is_refused_before_it_is_read(echo: Echo) -> None:
+    def in_time(priority: Priority, left_s: float) -> None:
+        assert (priority, 10 < left_s < 22) == (Priority.ARCHIVE, True)
+        raise Overloaded("too late", 300)
+
+    echo.front.in_time = in_time
+    answer = echo.call(b"\xff", (("seisserve-priority", "archive"),), timeout=20)
+    assert (answer.code(), answer.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too late")
+    assert dict(answer.trailing_metadata())["grpc-retry-pushback-ms"] == "300"
+    assert echo.told(1)[0].arrival.size == 0
+
+
+def test_a_call_without_a_request_is_the_callers_error(echo: Echo) -> None:
+    call = echo.channel.stream_unary(f"/{SERVICE}/Say").future(iter([]), timeout=30)
+    assert (call.code(), "no request message" in call.details()) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    assert not echo.calls
+
+
 def test_draining_finishes_what_is_under_way_and_refuses_the_rest(echo: Echo) -> None:
     waiting = echo.call("wait")
     assert echo.begun.acquire(timeout=30)

@@ -225,6 +225,40 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(lane: Lanes) -
     assert 9 not in gate.order()
 
 
+def test_what_is_less_urgent_takes_no_room_from_what_is_more(lane: Lanes) -> None:
+    gate = Gate()
+    queue = lane.queue(MODEL, gate.transport, Batching(max_batch_size=2, max_enqueued_batches=2))
+    first = busy(queue, gate)
+    archive = [Caller(queue, windows(value), Call(priority=Priority.ARCHIVE)) for value in range(4)]
+    waiting(queue, 4)
+    urgent = Caller(queue, windows(9), Call(priority=Priority.REALTIME))
+    waiting(queue, 5)
+    assert isinstance(Caller(queue, windows(5), Call(priority=Priority.ARCHIVE)).ended().error, Overloaded)
+    gate.open.set()
+    assert all(caller.ended().error is None for caller in (first, urgent, *archive))
+    assert gate.order()[1] == 9
+
+
+def test_a_call_whose_turn_would_come_too_late_is_refused_at_once(lane: Lanes) -> None:
+    gate = Gate()
+    queue = lane.queue(MODEL, gate.transport, Batching(max_batch_size=2))
+    first = busy(queue, gate)
+    queue.window_s = 10.0  # as if batches had taken so long
+    held = Caller(queue, windows(1))
+    waiting(queue, 1)
+    soon = time.monotonic() + 12
+    late = Caller(queue, windows(2), Call(deadline=soon)).ended().error
+    assert isinstance(late, Overloaded) and late.retry_ms == 5000 and "turn in about 10 s" in str(late)
+    with pytest.raises(Overloaded):
+        lane.check_time(Priority.NORMAL, 12.0)
+    lane.check_time(Priority.NORMAL, 60.0)
+    lane.check_time(Priority.REALTIME, 0.1)  # nothing goes before it
+    urgent = Caller(queue, windows(3), Call(deadline=soon, priority=Priority.REALTIME))
+    waiting(queue, 2)
+    gate.open.set()
+    assert all(caller.ended().error is None for caller in (first, held, urgent))
+
+
 def test_a_call_larger_than_the_queue_is_taken_when_nobody_waits(lane: Lanes) -> None:
     queue = lane.queue(
         MODEL, FakeTransport(lambda array: array * 2, 8), Batching(max_batch_size=2, max_enqueued_batches=1)

@@ -55,6 +55,14 @@ def test_health_is_serving_overall_and_for_each_model(channel: grpc.Channel, nam
     assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=30).status == 1
 
 
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+def test_health_of_bytes_that_are_no_message_is_the_callers_error(channel: grpc.Channel, method: str) -> None:
+    call = channel.unary_stream(f"/grpc.health.v1.Health/{method}")
+    with pytest.raises(grpc.RpcError, match="the request is no HealthCheckRequest message") as caught:
+        list(call(b"\xff", timeout=30))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_health_of_an_unknown_model_is_not_found(channel: grpc.Channel, refused: Refused) -> None:
     stub = health_pb2_grpc.HealthStub(channel)
     assert refused(stub.Check, health_pb2.HealthCheckRequest(service="nope"))[0] is grpc.StatusCode.NOT_FOUND

@@ -61,6 +61,7 @@ BAD = [
     (LIST.format('name: "a" base_path: "a" colour: 1'), 'no field named "colour"'),
     (LIST.format('base_path: "a"'), r"config 0 \(''\): name and base_path must be there"),
     (LIST.format('name: "a"'), r"config 0 \('a'\): name and base_path must be there"),
+    (LIST.format(r'name: "a" base_path: "a\000b"'), r"config 0 \('a'\): name and base_path .* zero character"),
     (LIST.format('name: "a" base_path: "a" } config { name: "a" base_path: "b"'), "config 1 .*there twice"),
     (LIST.format('name: "a" base_path: "a" model_platform: "torch"'), "model_platform is 'torch'; it must be"),
     (LIST.format('name: "a" base_path: "a" model_type: OTHER'), "model_platform"),

@@ -10,6 +10,7 @@ import numpy as np
 __all__ = ["windows"]
 
 MARGIN_S = 1.0  # between a label and the ends of its window
+LEVELS = (0.05, 0.9)  # of the highest amplitude: where windows for a recovery are clipped
 
 
 @click.command()
@@ -24,10 +25,12 @@ def windows(data: Path, model: str, split: str, samples: int | None, cuts: int, 
     """Cut windows with their labels out of the data set in DATA (SeisBench format), at random places around them.
 
     The file has `input` [n, samples, components], `onsets` [n, phases] in samples (NaN where there is no label),
-    `phases`, and `noise` [n]. Traces shorter than a window are left out.
+    `phases`, and `noise` [n]. Traces shorter than a window are left out. For a recovery the windows are clipped; for
+    a network that gives one value for a window they are as long as most traces, and it is cut out of them.
     """
     from seisserve.bundle import find, read
     from seisserve.errors import UsageError
+    from seisserve_training.augment import clip
     from seisserve_training.datasets import Dataset, read_rows
 
     folder = Path(model)
@@ -65,7 +68,10 @@ def windows(data: Path, model: str, split: str, samples: int | None, cuts: int, 
             middle = part.max(axis=1, keepdims=True) / 2 + part.min(axis=1, keepdims=True) / 2
             inside = labels - first
             inside[~((inside >= 0) & (inside < length))] = np.nan
-            found.append((part - middle).T.astype(np.float32))
+            window = (part - middle).T.astype(np.float32)
+            if "recovery" in manifest.tasks:
+                window = clip(window, float(np.exp(rng.uniform(*np.log(LEVELS)))))
+            found.append(window)
             onsets.append(inside)
             noise.append(trace.row.noise)
     if not found:
