@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -106,7 +106,7 @@ def free_port() -> int:
 
 
 class Running:
-    """A server in a session of processes of its own."""
+    """A server, with a folder of its own for what it keeps."""
 
     def __init__(self, server: Server, python: Path, onnx: Path, folder: Path) -> None:
         self.server, self.port = server, free_port()
@@ -119,7 +119,7 @@ class Running:
             command = [str(python), "-m", "seisserve", "serve", "--model_name", NAME, "--model_base_path",
                        str(onnx.parents[1]), "--port", str(self.port), "--rest_api_port", "0", "--threads",
                        str(INSTANCES), "--runtime", "onnxruntime", "--precision", "float32"]  # fmt: skip
-        self._log = folder / "log"
+        self._log, self._mark = folder / "log", f"TMPDIR={folder}".encode()
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 command, cwd=HERE, env={**os.environ, **told, **kept, **quiet}, stdin=subprocess.DEVNULL, stdout=log,
@@ -161,15 +161,12 @@ class Running:
         return total / 1024
 
     def _processes(self) -> list[int]:
-        """Those of the session that live."""
+        """Those that it started, and those that these started: all have its folder in their environment."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            except (FileNotFoundError, ProcessLookupError):  # it has just ended
-                continue
-            if int(session) == self._process.pid and state != "Z":
-                found.append(int(path.parent.name))
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(PermissionError, FileNotFoundError, ProcessLookupError):  # of others, or it has just ended
+                if self._mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
         return found
 
     def stop(self) -> None:
@@ -177,10 +174,12 @@ class Running:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         end = time.monotonic() + STOP_S
-        while self._process.poll() is None and time.monotonic() < end:
+        while self._processes() and time.monotonic() < end:
+            self._process.poll()
             time.sleep(0.1)
         for process in self._processes():
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self._process.wait()
 
 
