@@ -20,7 +20,8 @@ class Served(MLModel):
 
 
 async def main():
-    # Its adaptive batching is left out: it costs more than it gives, since tensors travel as lists of numbers.
+    # Its adaptive batching is left out: it doubles the time of one caller and gives many nothing, since tensors travel
+    # as lists of numbers.
     server = MLServer(Settings(
         host="127.0.0.1", http_port=free_port(), grpc_port=PORT, metrics_endpoint=None, parallel_workers=INSTANCES,
         grpc_max_message_length=2**30, debug=False,
