@@ -47,10 +47,13 @@ class Bundle(NamedTuple):
         return (path / "saved_model.pb" if artifact.format == "saved_model" else path).is_file()
 
     def artifact(self, format: str, precision: str = "float32") -> tuple[Artifact, Path]:
-        """The artifact of that format and precision; `best` is the fastest, as the gate measured them. Raises
-        BundleError that lists what is here if there is none."""
+        """The artifact of that format and precision; `best` is the fastest, as the gate measured them on onnxruntime
+        (bfloat16, which needs OpenVINO, is not among them). Raises BundleError that lists what is here if there is
+        none."""
         here = [artifact for artifact in self.manifest.artifacts.values() if self.has(artifact)]
-        fitting = [item for item in here if item.format == format and precision in (item.precision, "best")]
+        fitting = [item for item in here if item.format == format and item.precision == precision]
+        if precision == "best":
+            fitting = [item for item in here if item.format == format and item.precision != "bfloat16"]
         if not fitting:
             wanted = f"{format} artifact" if precision == "best" else f"{format} artifact of precision {precision}"
             there = ", ".join(f"{item.file if item.file != '.' else item.format} ({item.precision})" for item in here)

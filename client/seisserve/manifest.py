@@ -86,13 +86,13 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One form of the network: a file (or the SavedModel's files), its digest, and what the gate measured on it.
 
     parity: figures against the SavedModel on the same windows (largest differences, share of picks matched,
-    residuals in samples). windows_per_second: of one thread on `processor`. edge_only: slower than float32 there, so
-    only for where its size matters or other processors run it.
+    residuals in samples). windows_per_second: of one thread on `processor`, with onnxruntime (bfloat16: OpenVINO).
+    edge_only: slower than float32 there, so only for where its size matters or other processors run it.
     """
 
     file: File
     format: Literal["saved_model", "onnx"]
-    precision: Literal["float32", "float16", "int8", "weights8"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "int8", "weights8"] = "float32"
     opset: int | None = None
     sha256: str
     size_bytes: int

@@ -42,10 +42,12 @@ class Chunk(NamedTuple):
 
 
 class Tally:
-    """Samples of one instrument, by what became of them."""
+    """Samples of one instrument, by what became of them; and packets: those of which samples came too late, and those
+    that had nothing new."""
 
     def __init__(self) -> None:
         self.received = self.late = self.duplicate = self.conflicting = 0
+        self.late_packets = self.duplicate_packets = 0
 
 
 def index_of(time_ns: int, rate: Fraction) -> int:
@@ -104,11 +106,15 @@ class _Rate:
         piece = on_grid(trace, self.rate)
         self.tally.received += len(piece.samples)
         skip = 0 if self.front is None else min(max(self.front - piece.grid_index, 0), len(piece.samples))
-        if skip:
-            known = self._known(piece.grid_index, piece.grid_index + skip)
-            self.tally.duplicate += known
-            self.tally.late += skip - known
-        if skip == len(piece.samples) or self._twice(piece):
+        known = self._known(piece.grid_index, piece.grid_index + skip) if skip else 0
+        self.tally.duplicate += known
+        self.tally.late += skip - known
+        nothing_new = skip == len(piece.samples) or self._twice(piece)
+        if known < skip:
+            self.tally.late_packets += 1
+        elif nothing_new:
+            self.tally.duplicate_packets += 1
+        if nothing_new:
             return
         self._arrived += 1
         # A copy: what waits should not keep the message that it came in.

@@ -27,6 +27,8 @@ from seisserve.windows import Curve, Windows, cut, stack
 
 __all__ = ["Detected", "Result", "annotate", "detect", "pick", "predict", "provenance"]
 
+AHEAD = 6  # batches, of 0.8 MB each way
+
 
 class Result(NamedTuple):
     """Picks of one instrument and what the user should know about its records."""
@@ -91,7 +93,8 @@ def _pieces(parts: list[Segment], model: Manifest, transport: Transport) -> Iter
 def predict(
     windows: Windows, model: Manifest, transport: Transport, batch: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and no more waiting."""
+    """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and a few ahead of them, so
+    that the lanes have work while a block of the record is read."""
     name, output = model.input.name, model.output.name
     batches = windows.batches(batch, transport.batch_samples)
 
@@ -106,7 +109,7 @@ def predict(
         try:
             for inputs in batches:
                 waiting.append(pool.submit(call, inputs))
-                if len(waiting) > transport.lanes:
+                if len(waiting) > transport.lanes + AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

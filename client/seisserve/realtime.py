@@ -29,7 +29,7 @@ from seisserve.traces import Trace, check
 from seisserve.transport import Transport
 from seisserve.windows import Windows
 
-__all__ = ["Counts", "Realtime", "Settings", "Update"]
+__all__ = ["Counts", "Outcomes", "Realtime", "Settings", "Update"]
 
 Conflicts = Literal["first", "drop"]
 MOST_WARNINGS = 100  # of an update
@@ -82,6 +82,16 @@ class Counts(NamedTuple):
     held_bytes: int
 
 
+class Outcomes(NamedTuple):
+    """Packets that came together, by what became of them. late: some of their samples came after the wait; duplicate:
+    all of them were there already; refused: could not be used."""
+
+    new: int = 0
+    late: int = 0
+    duplicate: int = 0
+    refused: int = 0
+
+
 class Update(NamedTuple):
     """What is new: picks; for each instrument that went on the time (nanoseconds since 1970) before which all of its
     picks are out; instruments that have ended because nothing came; and what the user should know."""
@@ -131,6 +141,11 @@ class _Instrument:
         return Counts(
             tally.received, tally.late, tally.duplicate, tally.conflicting, self.refused, self.gaps, self.picked, held
         )
+
+    @property
+    def outcomes(self) -> tuple[int, int, int]:
+        """Packets so far that came too late, that had nothing new, and that could not be used."""
+        return self.tally.late_packets, self.tally.duplicate_packets, self.refused
 
     def _waiting(self) -> int:
         return sum(channel.held for channel in self._channels)
@@ -348,32 +363,50 @@ class Realtime:
         return {name: instrument.counts for name, instrument in self._instruments.items()}
 
     @property
+    def instruments(self) -> list[str]:
+        """Those that have not ended."""
+        return list(self._instruments)
+
+    @property
+    def ended(self) -> list[str]:
+        """The last ones of those that have."""
+        return list(self._ended)
+
+    @property
     def history_s(self) -> float:
         """A pick depends on no sample of its segment that is farther away than that, as long as no label stays on."""
         model = self.model
         seconds = NOISE_S + GUARD_S + SIGNAL_S + model.minimum_pick_distance_s
         return seconds + (2 * model.window_samples + 2 * WIDTH_REACH + model.edge_samples) / model.sampling_rate_hz
 
-    def push(self, traces: Iterable[Trace], now_s: float, latest_ns: int | None = None) -> None:
-        """Packets that came together, at the time `now_s` of any clock that only goes forward.
+    def push(self, traces: Iterable[Trace], now_s: float, latest_ns: int | None = None) -> Outcomes:
+        """Packets that came together, at the time `now_s` of any clock that only goes forward; what became of them.
 
         latest_ns: packets that end after it are refused: one wrong date would make all that follows too late.
         """
         groups: dict[str, list[Trace]] = {}
+        taken = late = duplicate = refused = 0
         for trace in traces:
             try:
                 groups.setdefault(check(trace).id[:-1], []).append(trace)
             except WaveformError as error:
                 self._refuse(trace.id[:-1], error)
+                refused += 1
         for name, group in groups.items():
             instrument = self._instrument(name)
             if instrument is None:
                 self.warn(f"{name}: not taken; the session has {self.settings.instruments} instruments already")
+                refused += len(group)
                 continue
             instrument.heard_s = now_s
+            before = instrument.outcomes
             self._warn(instrument.add(group, latest_ns))
+            more = [after - then for after, then in zip(instrument.outcomes, before, strict=True)]
+            late, duplicate, refused = late + more[0], duplicate + more[1], refused + more[2]
+            taken += len(group) - sum(more)
             instrument.assemble()
             self._busy[name] = None
+        return Outcomes(taken, late, duplicate, refused)
 
     def expire(self, now_s: float) -> None:
         """End the instruments that have sent nothing for too long."""

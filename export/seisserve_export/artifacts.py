@@ -18,6 +18,7 @@ from seisserve.extras import need
 from seisserve.manifest import Artifact, Manifest
 from seisserve.runtime import load
 from seisserve.runtimes.onnx import OnnxRuntime
+from seisserve.runtimes.openvino import OpenVinoRuntime, computes_bfloat16
 from seisserve.transport import Arrays, Transport
 from seisserve.windows import BATCH_SAMPLES, batch_size
 from seisserve_export import card
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PRECISIONS", "GraphRuntime", "Made", "add_artifact", "made_up_windows", "read_labelled", "study"]
 
-Precision = Literal["float16", "int8", "weights8"]
+Precision = Literal["bfloat16", "float16", "int8", "weights8"]
 PRECISIONS = get_args(Precision)
 GOOD = (0.995, 1.0)  # share of matched picks, and 95 % of the residuals in samples, that the search for ends stops at
 GOOD_SHARE = 0.008  # of waveforms: the difference as a share of the output
@@ -120,6 +121,8 @@ def add_artifact(
     """
     bundle = read(folder)
     model = bundle.manifest
+    if precision == "bfloat16" and not computes_bfloat16():
+        raise UsageError("this processor computes no bfloat16 (AMX or AVX512-BF16), so it cannot be judged here")
     _check(model, calibration, "calibration")
     _check(model, labelled.windows if labelled else None, "windows")
     plain, path = bundle.artifact("onnx")[0], folder / f"model.{precision}.onnx"
@@ -136,7 +139,9 @@ def add_artifact(
     artifact = Artifact(file=path.name, format="onnx", precision=precision, opset=OPSET, sha256=sha256, size_bytes=size)
     others = {name: item for name, item in model.artifacts.items() if name != precision}
     bundle = bundle._replace(manifest=msgspec.structs.replace(model, artifacts=others | {precision: artifact}))
-    runtime = OnnxRuntime(bundle, 1, precision)
+    runtime: Transport = OnnxRuntime(bundle, 1, precision)
+    if precision == "bfloat16":  # onnxruntime would compute it in float32
+        runtime = OpenVinoRuntime(bundle, 1, precision)
     tested, _ = golden(folder)
     report = compare(
         load(bundle, "tensorflow"), runtime, model, tested, bounds or BOUNDS[precision], labelled=labelled,

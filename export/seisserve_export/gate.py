@@ -60,7 +60,7 @@ _FEWER_BITS = Bounds(
     max_abs=np.inf, max_relative=np.inf, margin=0.1, picks_matched=0.99, residual_median_samples=0.5,
     residual_p95_samples=2.0, f1_fall=0.005, detections_matched=0.99,
 )  # fmt: skip
-BOUNDS = {"float32": Bounds(), "float16": _FEWER_BITS, "weights8": _FEWER_BITS, "int8": _FEWER_BITS}
+BOUNDS = {"float32": Bounds()} | dict.fromkeys(("bfloat16", "float16", "weights8", "int8"), _FEWER_BITS)
 
 
 class Labelled(NamedTuple):
@@ -202,7 +202,7 @@ def compare(
         ("95 % of the residuals, samples", p95, bounds.residual_p95_samples),
         ("change of the output's power, dB", power_db, bounds.power_db),
         ("difference as a share of the output", rms_share, bounds.rms_share),
-        *((f"fall of F1, {name}", before - found, bounds.f1_fall) for name, (before, found) in f1.items()),
+        *((f"fall of F1, {name}", round(before - found, 4), bounds.f1_fall) for name, (before, found) in f1.items()),
     ):
         if not value <= bound:
             failures.append(f"{name}: {value:.3g}, the bound is {bound:.3g}")

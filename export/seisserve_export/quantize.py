@@ -216,11 +216,11 @@ def least_ends(names: int) -> Ends:
 
 
 def store(
-    graph: onnx.ModelProto, precision: Literal["float16", "weights8"], kinds: Iterable[str] | None = None
+    graph: onnx.ModelProto, precision: Literal["bfloat16", "float16", "weights8"], kinds: Iterable[str] | None = None
 ) -> onnx.ModelProto:
     """The graph with its weights in fewer bits; runtimes make float32 of them when they load it, and compute in that.
 
-    float16: as they are. weights8: int8 with a float32 scale for each output channel (for each, where there are none).
+    bfloat16, float16: as they are. weights8: int8 with a float32 scale for each output channel (for each, where there are none).
     kinds: of the layers that it is done to, all by default.
     """
     onnx, changed = need("onnx", "export"), _copy(graph)
@@ -236,10 +236,11 @@ def store(
         if values.dtype != np.float32 or values.size < SMALLEST or name not in taken:
             continue
         changed.graph.initializer.remove(item)
-        if precision == "float16":
-            if np.abs(values).max() > np.finfo(np.float16).max:
+        if precision != "weights8":
+            if precision == "float16" and np.abs(values).max() > np.finfo(np.float16).max:
                 raise BundleError(f"{name}: weights up to {np.abs(values).max():.3g} do not fit into float16")
-            changed.graph.initializer.append(tensor(values.astype(np.float16), f"{name}/half"))
+            half = np.float16 if precision == "float16" else need("ml_dtypes", "export").bfloat16
+            changed.graph.initializer.append(tensor(values.astype(half), f"{name}/half"))
             first.append(make("Cast", [f"{name}/half"], [name], f"{name}/Cast", to=onnx.TensorProto.FLOAT))
             continue
         axis = min(axes.get(name, 0), values.ndim - 1)

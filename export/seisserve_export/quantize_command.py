@@ -18,8 +18,8 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--precision", type=click.Choice(["float16", "int8", "weights8"]), default="int8", show_default=True,
-    help="int8: convolutions in whole numbers. weights8, float16: only stored so, for size.",
+    "--precision", type=click.Choice(["bfloat16", "float16", "int8", "weights8"]), default="int8", show_default=True,
+    help="int8: convolutions in whole numbers. bfloat16: computed so on OpenVINO. weights8, float16: only stored so.",
 )  # fmt: skip
 @click.option("--calibration", type=FILE, help="Windows of the train split to choose by; made-up ones without.")
 @click.option("--windows", type=FILE, help="Windows of the dev split, with labels, to be judged on.")
@@ -31,7 +31,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--study", "studied", is_flag=True, help="Write no artifact; print a table of what each step does.")
 def quantize(
     bundle: Path,
-    precision: Literal["float16", "int8", "weights8"],
+    precision: Literal["bfloat16", "float16", "int8", "weights8"],
     calibration: Path | None,
     windows: Path | None,
     float_ends: tuple[int, int] | None,

@@ -74,7 +74,7 @@ def machine() -> dict[str, str]:
     system = f"{platform.system()} {platform.machine()}"
     found = {"processor": processor(), "cores": str(processors()), "system": system}
     found["python"] = platform.python_version()
-    for name in ("seisserve", "onnxruntime", "obspy", "numpy"):
+    for name in ("seisserve", "onnxruntime", "openvino", "obspy", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -85,7 +85,7 @@ def machine() -> dict[str, str]:
 def machine_line(runs: int) -> str:
     """The same as a sentence."""
     found = machine()
-    versions = ", ".join(f"{name} {found[name]}" for name in ("seisserve", "onnxruntime", "obspy", "numpy"))
+    versions = ", ".join(f"{name} {found[name]}" for name in ("seisserve", "onnxruntime", "openvino", "obspy", "numpy"))
     return (f"{found['cores']} cores of {found['processor']}, {found['system']}, Python {found['python']}, {versions}. "
             f"Medians of {runs} runs (smallest to largest).")  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 Run with `make bench-peers`, which makes the environment that SeisBench wants. The weights are those of a SeisBench
 weight set (NAME.json, NAME.pt beside it), which is imported for seisserve; `onset` is beside it as the fastest way to
-picks that there is. SeisBench's seconds are reading the file and `classify`, without its start-up; ours are those of
-the whole process, start-up and table included. Prints a table; with -o PATH it is in PATH.md, and in PATH.csv.
+picks that there is. Two times are compared, like with like: that of a whole process, from its start to the table of
+picks, and that of each further file. For SeisBench that is reading and `classify` in a process that runs already; for
+seisserve a third of what three more files take. Prints a table; with -o PATH it is in PATH.md, and in PATH.csv.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from measuring import Run, machine_line, markdown, picking, record, write, write_csv
+from measuring import machine_line, markdown, picking, record, write, write_csv
 
-from seisserve import bundle
+from seisserve import bundle, runtime
+from seisserve.runtimes.openvino import computes_bfloat16
 from seisserve.runtimes.setup import processors
 
 MATCH_S = 0.1  # picks of one phase that are nearer are the same
@@ -82,6 +85,16 @@ def seisbench(python: Path, path: Path, options: argparse.Namespace) -> dict[str
     return found
 
 
+def seisbench_process(python: Path, path: Path, options: argparse.Namespace, batch: int | None, table: Path) -> float:
+    """Seconds of a process of SeisBench's Python that picks one file, start-up included."""
+    script = Path(__file__).with_name("peers_seisbench.py")
+    command = [str(python), str(script), str(path), str(options.weights), "--network", options.network,
+               "--threads", str(processors()), "--once", str(table)]  # fmt: skip
+    begin = time.perf_counter()
+    subprocess.run([*command, *(["--batch", str(batch)] if batch else [])], check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
 def imported(weights: Path, folder: Path) -> Path:
     """A repository with the weight set as the model `peer`."""
     target = folder / "models" / "peer" / "1"
@@ -91,14 +104,54 @@ def imported(weights: Path, folder: Path) -> Path:
 
 
 def quantized(repository: Path, data: Path) -> None:
-    """Add an int8 artifact of `peer`, through the gate: ranges from the train split, proof on the dev split."""
+    """Add artifacts of `peer` in fewer bits, through the gate: ranges from the train split, proof on the dev split."""
     target, folder = repository / "peer" / "1", repository.parent
     command = [sys.executable, "-m", "seisserve"]
     for split, more in (("train", ()), ("dev", ("--cuts", "3"))):
         cutting = ["windows", str(data), "--model", str(target), "--split", split, "-o", str(folder / f"{split}.npz")]
         subprocess.run([*command, *cutting, *more], check=True, stdout=sys.stderr)
-    last = ["--calibration", str(folder / "train.npz"), "--windows", str(folder / "dev.npz")]
-    subprocess.run([*command, "quantize", str(target), "--precision", "int8", *last], check=True, stdout=sys.stderr)
+    judged = ["--windows", str(folder / "dev.npz")]
+    calibrated = [*judged, "--calibration", str(folder / "train.npz")]
+    with_bfloat16 = runtime.installed("openvino") and computes_bfloat16()
+    for precision, more in (("int8", calibrated), *([("bfloat16", judged)] if with_bfloat16 else [])):
+        subprocess.run([*command, "quantize", str(target), "--precision", precision, *more], check=True,
+                       stdout=sys.stderr)  # fmt: skip
+
+
+class Way(NamedTuple):
+    """A way to the picks, and what was measured: the seconds of whole processes and of each further file."""
+
+    label: str
+    process: list[float]
+    further: list[float]
+    peak_mb: float
+    picks: list[Pick]
+    count: int
+
+
+def ways(name: str, repository: Path | None) -> list[tuple[str, list[str]]]:
+    """Each runtime and precision that a model can be run with here: label and arguments of `seisserve pick`."""
+    there = bundle.find(name, repository).manifest.artifacts.values()
+    found = []
+    for kind in ("onnxruntime", "openvino"):
+        for precision in dict.fromkeys(one.precision for one in there if one.format == "onnx"):
+            if runtime.installed(kind) and (kind == "openvino" or precision != "bfloat16"):
+                arguments = ["--model", name, "--runtime", kind, "--precision", precision]
+                where = ["--repository", str(repository)] if repository else []
+                found.append((f"{'the same weights' if repository else name}, {kind}, {precision}", arguments + where))
+    return found
+
+
+def measured(paths: list[Path], label: str, arguments: list[str], table: Path, runs: int) -> Way:
+    """One file, and all of them."""
+    one, every = [], []
+    for _ in range(runs):
+        every.append(picking(paths, table, arguments))
+        one.append(picking(paths[:1], table, arguments))
+    further = [(b.seconds - a.seconds) / (len(paths) - 1) for a, b in zip(one, every, strict=True)]
+    picks = ours(table)
+    seconds = [run.seconds for run in one]
+    return Way(f"seisserve, {label}", seconds, further, max(run.peak_mb for run in every), picks, len(picks))
 
 
 def main() -> None:
@@ -120,20 +173,18 @@ def main() -> None:
             quantized(repository, options.data)
         same = bundle.find("peer", repository)
         # SeisBench's windows begin with the record, ours at multiples of the hop since 1970: here they are the same.
-        path = write(folder / "day.mseed", record(options.hours), grid=same.manifest.hop_samples)
-        peer = seisbench(options.python, path, options)
-        variants = [("peer", precision, ["--repository", str(repository)])
-                    for precision in dict.fromkeys(one.precision for one in same.manifest.artifacts.values()
-                                                   if one.format == "onnx")]  # fmt: skip
-        for name in options.models:
-            there = bundle.find(name).manifest.artifacts.values()
-            variants += [(name, one, []) for one in dict.fromkeys(a.precision for a in there if a.format == "onnx")]
-        measured: list[tuple[str, str, list[Run], list[Pick]]] = []
-        for name, precision, extra in variants:
-            arguments = ["--model", name, "--precision", precision, *extra]
-            runs = [picking([path], folder / "picks.csv", arguments) for _ in range(options.runs)]
-            measured.append((name, precision, runs, ours(folder / "picks.csv")))
-    rows = rows_of(peer, measured, options)
+        samples = record(options.hours)
+        paths = [
+            write(folder / f"{code}.mseed", samples, station=code, grid=same.manifest.hop_samples)
+            for code in ("DAY", "DAY2", "DAY3", "DAY4")
+        ]
+        peer = seisbench(options.python, paths[0], options)
+        found = peers(peer, paths[0], folder, options)
+        for name, where in (("peer", repository), *((name, None) for name in options.models)):
+            for label, arguments in ways(name, where):
+                found.append(measured(paths, label, arguments, folder / "picks.csv", options.runs))
+                print(found[-1].label, statistics.median(found[-1].process), file=sys.stderr)
+    rows = rows_of(peer, found, options)
     text = table(peer, rows, options)
     print(text)
     if options.output:
@@ -141,51 +192,56 @@ def main() -> None:
         options.output.with_suffix(".md").write_text(text)
 
 
-def rows_of(
-    peer: dict[str, Any], measured: list[tuple[str, str, list[Run], list[Pick]]], options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """One row for each way to the picks. Ratios: SeisBench's seconds by ours."""
-    reading, listed = peer["reading_seconds"], theirs(peer["listed"])
-    default = peer["runs"][0]
+def peers(peer: dict[str, Any], path: Path, folder: Path, options: argparse.Namespace) -> list[Way]:
+    """SeisBench as it comes, and with the batch that is the fastest here."""
     best = min(peer["runs"], key=lambda run: run["seconds"])
+    found = []
+    for label, run, batch in (
+        ("SeisBench, defaults", peer["runs"][0], None),
+        (f"SeisBench, batch {best['batch_size']}", best, best["batch_size"]),
+    ):
+        process = [
+            seisbench_process(options.python, path, options, batch, folder / "theirs.csv") for _ in range(options.runs)
+        ]
+        further = [peer["reading_seconds"] + seconds for seconds in run["all_seconds"]]
+        found.append(Way(label, process, further, peer["largest_memory_mb"], [], run["picks"]))
+    return found
+
+
+def rows_of(peer: dict[str, Any], found: list[Way], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each way to the picks. Ratios: SeisBench's seconds by ours."""
+    listed = theirs(peer["listed"])
     common = {"hours": options.hours, "runs": options.runs, "weights": options.weights.name,
               "seisbench": peer["seisbench"], "torch": peer["torch"]}  # fmt: skip
     rows: list[dict[str, Any]] = []
-    for what, run in (("SeisBench, defaults", default), (f"SeisBench, batch {best['batch_size']}", best)):
-        seconds = [reading + run[key] for key in ("seconds", "fastest", "slowest")]
-        rows.append({
-            "what": what, "seconds": round(seconds[0], 3), "seconds_min": round(seconds[1], 3),
-            "seconds_max": round(seconds[2], 3), "peak_mb": peer["largest_memory_mb"],
-            "ratio_defaults": round((reading + default["seconds"]) / seconds[0], 2),
-            "ratio_best": round((reading + best["seconds"]) / seconds[0], 2),
-            **dict.fromkeys(compared([], []), ""), "picks": run["picks"],
-        })  # fmt: skip
-    for name, precision, runs, picks in measured:
-        seconds = [run.seconds for run in runs]
-        middle = statistics.median(seconds)
-        label = f"seisserve, {'the same weights' if name == 'peer' else name}, {precision}"
-        rows.append({
-            "what": label, "seconds": round(middle, 3), "seconds_min": round(min(seconds), 3),
-            "seconds_max": round(max(seconds), 3), "peak_mb": round(max(run.peak_mb for run in runs), 1),
-            "ratio_defaults": round((reading + default["seconds"]) / middle, 2),
-            "ratio_best": round((reading + best["seconds"]) / middle, 2),
-            **compared(picks, listed),
-        })  # fmt: skip
-    return [{**row, **common} for row in rows]
+    for way in found:
+        row: dict[str, Any] = {"what": way.label, "peak_mb": round(way.peak_mb, 1)}
+        for kind in ("process", "further"):
+            seconds = getattr(way, kind)
+            middle = statistics.median(seconds)
+            row |= {f"{kind}_seconds": round(middle, 3), f"{kind}_min": round(min(seconds), 3),
+                    f"{kind}_max": round(max(seconds), 3)}  # fmt: skip
+            for peer_way, against in zip(found[:2], ("defaults", "best"), strict=True):
+                row[f"{kind}_ratio_{against}"] = round(statistics.median(getattr(peer_way, kind)) / middle, 2)
+        row |= compared(way.picks, listed) if way.picks else {**dict.fromkeys(compared([], []), ""), "picks": way.count}
+        rows.append(row | common)
+    return rows
 
 
 def table(peer: dict[str, Any], rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """The table for people."""
-    head = ["what", "seconds", "peak memory, MB", "SeisBench's defaults / this", "its best batch / this",
+    head = ["what", "whole process, s", "SeisBench's defaults, best / this", "each further file, s",
+            "SeisBench's defaults, best / this", "peak memory, MB",
             f"picks; SeisBench's that are among them ({MATCH_S:g} s)", "apart, median / largest, s"]  # fmt: skip
     lines = []
     for row in rows:
         matched = f"{row['picks']}; {row['matched']} of {row['picks_seisbench']}" if row["matched"] != "" else ""
         apart = f"{row['apart_median_s']} / {row['apart_largest_s']}" if row["apart_median_s"] != "" else ""
-        seconds = f"{row['seconds']:.2f} ({row['seconds_min']:.2f} to {row['seconds_max']:.2f})"
-        memory, picks = str(row["peak_mb"]), matched or str(row["picks"])
-        ratios = [f"{row['ratio_defaults']:.2f}", f"{row['ratio_best']:.2f}"]
-        lines.append([row["what"], seconds, memory, *ratios, picks, apart])
+        timed = []
+        for kind in ("process", "further"):
+            timed.append(f"{row[f'{kind}_seconds']:.2f} ({row[f'{kind}_min']:.2f} to {row[f'{kind}_max']:.2f})")
+            timed.append(f"{row[f'{kind}_ratio_defaults']:.2f}, {row[f'{kind}_ratio_best']:.2f}")
+        lines.append([row["what"], *timed, str(row["peak_mb"]), matched or str(row["picks"]), apart])
     return (
         f"{options.hours:g} h of three components at 100 Hz, from the file; {options.network}, weights "
         f"{options.weights.name}. SeisBench {peer['seisbench']}, PyTorch {peer['torch']}, {peer['threads']} threads. "

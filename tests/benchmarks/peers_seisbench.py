@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="sizes to try beside the default")
     parser.add_argument("--picks", action="store_true", help="list the picks too")
+    parser.add_argument("--once", type=Path, metavar="CSV", help="classify once, as a user's script would, write picks")
+    parser.add_argument("--batch", type=int, help="with --once: in place of the default")
     given = parser.parse_args()
 
     import obspy
@@ -50,6 +52,12 @@ def main() -> None:
         given.weights.with_name(found[1]), version_str=found[2], map_location="cpu"
     )
     model.eval()
+    if given.once:
+        options = {} if given.batch is None else {"batch_size": given.batch}
+        picks = model.classify(obspy.read(str(given.record)), **options).picks
+        lines = [f"{pick.trace_id},{pick.phase},{pick.peak_time},{pick.peak_value}\n" for pick in picks]
+        given.once.write_text("".join(lines))
+        return
     start = time.perf_counter()
     stream = obspy.read(str(given.record))
     reading = time.perf_counter() - start
@@ -67,6 +75,7 @@ def main() -> None:
             "seconds": round(statistics.median(seconds), 3),
             "fastest": round(min(seconds), 3),
             "slowest": round(max(seconds), 3),
+            "all_seconds": [round(one, 3) for one in seconds],
             "picks": len(picks),
             "detections": len(getattr(output, "detections", [])),
         })  # fmt: skip

@@ -186,7 +186,7 @@ def test_another_precision_may_be_as_far_off_as_the_gate_has_found(both: bundle.
     ("options", "message"),
     [
         ({"runtime": "torch"}, "must be one of onnxruntime, openvino, tensorflow"),
-        ({"precision": "int4"}, "must be one of float32, int8, float16, weights8, best"),
+        ({"precision": "int4"}, "must be one of float32, bfloat16, int8, float16, weights8, best"),
         ({"providers": ["cuda"]}, r"'cuda' is not in the onnxruntime installed here, which has \[.*'cpu'\]"),
         ({"providers": ["tpu"]}, "must be one of tensorrt, cuda, openvino, cpu"),
         ({"providers": []}, "providers is empty"),

@@ -8,11 +8,14 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from export.small import WINDOW, Array, Exported, manifest, waveforms
+from msgspec.structs import replace
 
 from seisserve import manifest as manifests
 from seisserve.bundle import read
 from seisserve.errors import BundleError, UsageError
 from seisserve.runtime import load
+from seisserve.runtimes.openvino import computes_bfloat16
+from seisserve_export import gate
 from seisserve_export.artifacts import GraphRuntime, add_artifact, equalised, made_up_windows, read_labelled
 from seisserve_export.convert import OPSET, fold_narrow, free_lengths, to_clean_onnx
 from seisserve_export.gate import Bounds, Labelled
@@ -115,13 +118,13 @@ def test_search_goes_where_it_helps() -> None:
     assert sum(best) == max(sum(one) for one, _ in tried) == 47  # three at a time, and one is left
 
 
-@pytest.mark.parametrize("precision", ["float16", "weights8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "weights8"])
 def test_stored_weights(folded: onnx.ModelProto, windows: Array, precision: str) -> None:
     graph = store(folded, precision)  # type: ignore[arg-type]
     onnx.checker.check_model(graph, full_check=True)
-    assert graph.ByteSize() < {"float16": 0.6, "weights8": 0.4}[precision] * folded.ByteSize()
+    assert graph.ByteSize() < {"bfloat16": 0.6, "float16": 0.6, "weights8": 0.4}[precision] * folded.ByteSize()
     apart = np.abs(run(graph, windows) - run(folded, windows)).max()
-    assert 0 < apart < {"float16": 0.01, "weights8": 0.2}[precision]
+    assert 0 < apart < {"bfloat16": 0.1, "float16": 0.01, "weights8": 0.2}[precision]
 
 
 def test_dense_weights_have_a_scale_for_each_output(folded: onnx.ModelProto) -> None:
@@ -172,6 +175,40 @@ def test_artifact_is_listed_and_loads(folder: Path) -> None:
     assert "against float32 ONNX" in made.text()
     load(bundle, precision="int8")
     assert bundle.artifact("onnx")[0].precision == "float32"
+
+
+def test_bfloat16_is_judged_as_openvino_computes_it(folder: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    if not computes_bfloat16():
+        with pytest.raises(UsageError, match="this processor computes no bfloat16"):
+            add_artifact(folder, "bfloat16", bounds=WIDE)
+        return
+    made = add_artifact(folder, "bfloat16", bounds=WIDE)
+    bundle = read(folder)
+    assert bundle.manifest.artifacts["bfloat16"].windows_per_second == made.windows_per_second
+    assert bundle.artifact("onnx", "best")[0].precision == "float32"  # of onnxruntime, which gains nothing by it
+    windows, one = waveforms(6), bundle.manifest
+    exact, stored, computed = (
+        transport.predict(one, {one.input.name: windows})[one.output.name]
+        for transport in (
+            load(bundle), load(bundle, precision="bfloat16"), load(bundle, "openvino", precision="bfloat16"),
+        )
+    )  # fmt: skip
+    assert 0 < np.abs(stored - exact).max() < 0.1  # onnxruntime rounds the weights alone
+    assert 0 < np.abs(computed - stored).max() <= 2 * made.report.max_abs
+    single = load(bundle, "openvino", precision="bfloat16").predict(one, {one.input.name: windows[2:3]})
+    np.testing.assert_array_equal(single[one.output.name], computed[2:3])  # whatever it is computed with
+
+
+def test_a_fall_of_f1_is_compared_in_the_digits_that_are_shown(folder: Path) -> None:
+    assert 0.7097 - 0.7047 > 0.005  # in binary
+    known = Labelled(waveforms(2), np.full((2, 2), 10.0), ("P", "S"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "_f1", lambda *_: {"S 0.1 s": (0.7097, 0.7047)})
+        report = add_artifact(folder, "weights8", labelled=known, bounds=replace(WIDE, f1_fall=0.005)).report
+        assert not report.failures
+        with pytest.raises(BundleError, match="fall of F1, S 0.1 s: 0.005, the bound is 0.0049"):
+            add_artifact(folder, "weights8", labelled=known, bounds=replace(WIDE, f1_fall=0.0049))
 
 
 def test_what_breaks_a_bound_is_deleted(folder: Path) -> None:

@@ -13,14 +13,20 @@ from seisserve.runtimes.onnx import check_outputs
 from seisserve.transport import Arrays
 from seisserve.windows import BATCH_SAMPLES
 
-__all__ = ["OpenVinoRuntime"]
+__all__ = ["OpenVinoRuntime", "computes_bfloat16"]
+
+
+def computes_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor (AMX, AVX512-BF16)."""
+    return "BF16" in need("openvino", "openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoRuntime:
     """An ONNX file on OpenVINO: `lanes` calls at once, each on one thread of its own.
 
     What a window gives does not depend on how many others are computed with it or beside it. It differs from
-    onnxruntime's answer by rounding (some 1e-7 of a probability).
+    onnxruntime's answer by rounding (some 1e-7 of a probability). Artifacts of precision bfloat16 are computed in that
+    where the processor can, else in float32.
     """
 
     format = "onnx"
@@ -39,7 +45,8 @@ class OpenVinoRuntime:
             "NUM_STREAMS": lanes,
             "INFERENCE_NUM_THREADS": lanes,
             "ENABLE_CPU_PINNING": False,  # other processes, and other models of this one, want processors too
-            "INFERENCE_PRECISION_HINT": "f32",  # by default it computes in bfloat16 where the processor can
+            # By default it computes in bfloat16 wherever the processor can.
+            "INFERENCE_PRECISION_HINT": "bf16" if artifact.precision == "bfloat16" else "f32",
         }
         try:
             compiled = core.compile_model(core.read_model(str(path)), "CPU", options)

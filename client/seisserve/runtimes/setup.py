@@ -14,7 +14,7 @@ from seisserve.windows import BATCH_SAMPLES
 __all__ = ["DEVICE", "PRECISIONS", "Backend", "Device", "Setup", "checked_precision", "processor", "processors"]
 
 # best: the fastest that is there, by the gate's own measurement
-PRECISIONS = ("float32", "int8", "float16", "weights8", "best")
+PRECISIONS = ("float32", "bfloat16", "int8", "float16", "weights8", "best")
 
 
 class Device(NamedTuple):
