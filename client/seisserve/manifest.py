@@ -86,7 +86,7 @@ class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """One form of the network: a file (or the SavedModel's files), its digest, and what the gate measured on it.
 
     parity: figures against the SavedModel on the same windows (largest differences, share of picks matched,
-    residuals in samples). windows_per_second: of one thread on `processor`, with onnxruntime (bfloat16: OpenVINO).
+    residuals in samples; `golden`: the largest difference from the golden outputs, of waveforms as a share). windows_per_second: of one thread on `processor`, with onnxruntime (bfloat16: OpenVINO).
     edge_only: slower than float32 there, so only for where its size matters or other processors run it.
     """
 

@@ -16,7 +16,7 @@ from seisserve.bundle import Bundle, digest, golden, read
 from seisserve.errors import BundleError, UsageError
 from seisserve.extras import need
 from seisserve.manifest import Artifact, Manifest
-from seisserve.runtime import load
+from seisserve.runtime import golden_error, load
 from seisserve.runtimes.onnx import OnnxRuntime
 from seisserve.runtimes.openvino import OpenVinoRuntime, computes_bfloat16
 from seisserve.transport import Arrays, Transport
@@ -162,7 +162,8 @@ def add_artifact(
         if earlier is not None:
             path.write_bytes(earlier)  # the manifest lists it still
         raise
-    measured = {"parity": report.parity, "processor": report.processor, "windows_per_second": fast}
+    parity = report.parity | {"golden": golden_error(bundle, runtime)}
+    measured = {"parity": parity, "processor": report.processor, "windows_per_second": fast}
     artifacts = {
         name: msgspec.structs.replace(item, windows_per_second=fast32, processor=report.processor)
         if item == plain

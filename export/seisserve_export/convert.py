@@ -19,6 +19,7 @@ from seisserve.manifest import Manifest
 from seisserve.runtime import onnxruntime_errors
 from seisserve_export.fold import fold
 from seisserve_export.recurrent import rewrite_lstm
+from seisserve_export.transposed import join_crops
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +46,7 @@ def to_clean_onnx(folder: Path, model: Manifest) -> onnx.ModelProto:
     """The SavedModel's signature `serving_default` as ONNX, cleaned up; its length is that of a window still."""
     graph = _to_onnx(folder, model)
     graph = need("onnxslim", "export").slim(graph)
+    join_crops(graph)
     _name_ends(graph, model)
     _hold_transposes(graph)
     _write_out_softmax(graph)

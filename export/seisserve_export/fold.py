@@ -4,6 +4,9 @@ Runtimes work on 16 or more channels at once, so a convolution of 8 wastes half 
 A convolution of `samples` is one of blocks of four samples too, with more weights (some of them zero) and the same
 result; a transposed convolution is an ordinary one whose output is folded. Folding and unfolding are views in the
 order of memory that the fast kernels use.
+
+A length that is no multiple of four has a last block that is not full. What a convolution writes behind the end there
+is not zero; it is cut off when the value is unfolded, and made zero before a convolution that reads that far.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class _Form(NamedTuple):
     name: str
     fold: int
     parts: tuple[int, ...]  # channels
+    spilled: bool = False  # whether anything but zeros may be behind the end, in the last block
 
 
 class _Layer(NamedTuple):
@@ -52,9 +56,10 @@ class _Layer(NamedTuple):
 def fold(graph: onnx.ModelProto, window_samples: int, lengths: Iterable[int]) -> onnx.ModelProto:
     """The same network with its narrow convolutions folded; unchanged where there are none.
 
-    graph: its time axis has the length window_samples still. lengths: all that it will be run with, and which must be
-    whole multiples of what is folded. Convolutions count that are of height one, keep the length or divide or multiply
-    it by their stride, and are followed by Relu, Concat of channels or each other.
+    graph: its time axis has the length window_samples still. lengths: all that it will be run with; where there are
+    several, they must be whole multiples of what is folded. Convolutions count that are of height one, keep the length
+    or divide or multiply it by their stride (rounded up at the smaller side), and are followed by Relu, Concat of
+    channels or each other.
     """
     return _Folding(graph, window_samples, tuple(lengths)).run()
 
@@ -109,11 +114,14 @@ class _Folding:
                 continue
             if node.op_type == "Relu" and node.input[0] in self.forms:
                 form = self.forms[node.input[0]][0]
-                self.add("Relu", [form.name], node, form.fold, form.parts)
+                self.add("Relu", [form.name], node, form)
             elif node.op_type == "Concat" and self.joins(node):
                 forms = [self.form(name, FOLD) for name in node.input]
-                self.add("Concat", [form.name for form in forms], node, FOLD,
-                         tuple(part for form in forms for part in form.parts), axis=1)  # fmt: skip
+                if any(self.reads_behind(other) for other in self.takers(node)):
+                    forms = [self.without_spill(name, form) for name, form in zip(node.input, forms, strict=True)]
+                joined = _Form("", FOLD, tuple(part for form in forms for part in form.parts),
+                               any(form.spilled for form in forms))  # fmt: skip
+                self.add("Concat", [form.name for form in forms], node, joined, axis=1)
             else:
                 node.input[:] = [self.form(name, 1).name if name in self.forms else name for name in node.input]
                 self.nodes.append(node)
@@ -138,8 +146,7 @@ class _Folding:
             return None
         top, before, bottom, after = get.get("pads", [0] * 4)
         stride, taps, transposed = get.get("strides", [1, 1])[1], weights.shape[3], node.op_type == "ConvTranspose"
-        over = taps - before - after
-        if top or bottom or not (over == stride if transposed else 0 < over <= stride):
+        if top or bottom or not 0 < taps - before - after <= stride:
             return None
         outputs = weights.shape[1 if transposed else 0]
         bias = np.zeros(outputs, np.float32)
@@ -151,16 +158,18 @@ class _Folding:
         """Add it in blocks, if it is to be folded."""
         source, result = node.input[0], node.output[0]
         if layer.transposed:
-            blocks = (1, layer.stride) if self.divides(result, layer.stride) else (1, 1)
+            blocks = (1, layer.stride) if self.in_blocks(result, layer.stride) else (1, 1)
         elif layer.stride > 1:
-            blocks = (
-                (layer.stride, 1) if any(one.fold == layer.stride for one in self.forms.get(source, [])) else (1, 1)
-            )
+            folded = any(one.fold == layer.stride for one in self.forms.get(source, []))
+            blocks = (layer.stride, 1) if folded else (1, 1)
         else:
             blocks = (FOLD, FOLD) if self.narrow(node) else (1, 1)
-        if blocks == (1, 1):
+        samples = self.shapes[source][3], self.shapes[result][3]
+        if blocks == (1, 1) or -(-samples[0] // blocks[0]) != -(-samples[1] // blocks[1]):
             return False
         form = self.form(source, blocks[0])
+        if self.reads_behind(node):
+            form = self.without_spill(source, form)
         weights, (before, after) = polyphase(layer.weights, layer.stride, layer.before, blocks, layer.transposed)
         weights = weights.reshape(len(weights), blocks[0], -1, weights.shape[2])
         edges = np.cumsum([0, *form.parts])
@@ -170,7 +179,8 @@ class _Folding:
         )  # fmt: skip
         names = [self.constant(f"{node.name}/weights", weights[:, :, None])]
         names.append(self.constant(f"{node.name}/bias", np.tile(layer.bias, blocks[1])))
-        self.add("Conv", [form.name, *names], node, blocks[1], (layer.channels,),
+        made = _Form("", blocks[1], (layer.channels,), samples[1] % blocks[1] > 0)
+        self.add("Conv", [form.name, *names], node, made,
                  kernel_shape=[1, weights.shape[2]], pads=[0, before, 0, after])  # fmt: skip
         return True
 
@@ -179,22 +189,34 @@ class _Folding:
         layer = self.layer(node)
         if layer is None or layer.transposed or layer.stride > 1 or layer.channels > NARROW:
             return False
-        return self.divides(node.input[0], FOLD)
+        return self.in_blocks(node.input[0], FOLD)
 
     def joins(self, node: onnx.NodeProto) -> bool:
         """Whether a Concat of channels stays folded: all that it joins is, and all that takes it can."""
         folded = all(any(form.fold == FOLD for form in self.forms.get(name, [])) for name in node.input)
-        takers = [other for other in self.before if node.output[0] in other.input]
+        takers = self.takers(node)
         axis = self.onnx.helper.get_node_attr_value(node, "axis")
         ends = {value.name for value in self.graph.graph.output}
         return folded and axis == 1 and node.output[0] not in ends and all(self.narrow(other) for other in takers)
 
-    def divides(self, name: str, block: int) -> bool:
-        """Whether a value [n, channels, 1, samples] consists of whole blocks, at every length."""
+    def takers(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        return [other for other in self.before if node.output[0] in other.input]
+
+    def reads_behind(self, node: onnx.NodeProto) -> bool:
+        """Whether a convolution takes what is behind the end of a value in blocks."""
+        layer = self.layer(node)
+        if layer is None or layer.transposed:
+            return False
+        taken = layer.stride * (self.shapes[node.output[0]][3] - 1) + layer.weights.shape[2] - layer.before
+        return taken > self.shapes[node.input[0]][3]
+
+    def in_blocks(self, name: str, block: int) -> bool:
+        """Whether a value [n, channels, 1, samples] can be: it has one length, or whole blocks at every length."""
         shape = self.shapes.get(name, [])
         if len(shape) != 4 or shape[2] != 1 or not shape[1] or not shape[3]:
             return False
-        return all((shape[3] * length) % (self.window_samples * block) == 0 for length in self.lengths)
+        one = set(self.lengths) == {self.window_samples}
+        return one or all((shape[3] * length) % (self.window_samples * block) == 0 for length in self.lengths)
 
     def form(self, name: str, wanted: int) -> _Form:
         """A value in blocks of that many samples; made from a form that it has if need be."""
@@ -205,28 +227,55 @@ class _Folding:
         form = forms[0] if wanted == 1 else self.form(name, 1)
         made = f"{name}/unfolded" if wanted == 1 else f"{name}/folded"
         (channels,) = form.parts
-        target = self.constant(f"{made}/shape", np.array([0, 1, -1, channels * wanted]))
-        make = self.onnx.helper.make_node
-        self.nodes += [
-            make("Transpose", [form.name], [f"{made}/last"], f"{made}/Transpose", perm=[0, 2, 3, 1]),
-            make("Reshape", [f"{made}/last", target], [f"{made}/blocks"], f"{made}/Reshape"),
-            make("Transpose", [f"{made}/blocks"], [made], f"{made}/Transpose_back", perm=[0, 3, 1, 2]),
+        samples = self.shapes[name][3]
+        missing = -samples % (form.fold if wanted == 1 else wanted)  # in the last block
+        steps: list[tuple[str, list[str], dict[str, object]]] = [
+            ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+            ("Reshape", [self.constant(f"{made}/shape", np.array([0, 1, -1, channels * wanted]))], {}),
+            ("Transpose", [], {"perm": [0, 3, 1, 2]}),
         ]
+        if missing and wanted > 1:
+            pads = self.constant(f"{made}/pads", np.array([0] * 7 + [missing]))
+            steps.insert(0, ("Pad", [pads], {}))
+        elif missing:
+            ends = [self.constant(f"{made}/{key}", np.array([value])) for key, value in
+                    (("first", 0), ("end", samples), ("axis", 2))]  # fmt: skip
+            steps.insert(2, ("Slice", ends, {}))
+        last = form.name
+        for number, (kind, inputs, rest) in enumerate(steps):
+            value = made if number == len(steps) - 1 else f"{made}/{number}"
+            self.nodes.append(self.onnx.helper.make_node(kind, [last, *inputs], [value], f"{made}/{kind}_{number}", **rest))
+            last = value
         forms.append(_Form(made, wanted, form.parts))
         return forms[-1]
 
-    def add(
-        self, kind: str, inputs: Sequence[str], node: onnx.NodeProto, fold: int, parts: tuple[int, ...], **rest: object
-    ) -> None:
+    def without_spill(self, name: str, form: _Form) -> _Form:
+        """The form of a value with zeros behind its end, from here on for all that take it."""
+        if not form.spilled:
+            return form
+        samples = self.shapes[name][3]
+        blocks = -(-samples // form.fold)
+        there = (np.arange(blocks * form.fold) < samples).reshape(blocks, form.fold).T.astype(np.float32)
+        mask = np.concatenate([np.repeat(there, channels, 0) for channels in form.parts])
+        constant = f"mask/{len(mask)}x{samples}"
+        if constant not in {item.name for item in self.graph.graph.initializer}:
+            self.constant(constant, mask[None, :, None])
+        clean = form._replace(name=f"{form.name}/masked", spilled=False)
+        self.nodes.append(self.onnx.helper.make_node("Mul", [form.name, constant], [clean.name], clean.name))
+        forms = self.forms[name]
+        forms[forms.index(form)] = clean
+        return clean
+
+    def add(self, kind: str, inputs: Sequence[str], node: onnx.NodeProto, form: _Form, **rest: object) -> None:
         """A node in place of another. Outputs of the graph itself keep their name and are never folded."""
         (result,) = node.output
-        name = f"{result}/blocks_of_{fold}" if fold > 1 else result
+        name = f"{result}/blocks_of_{form.fold}" if form.fold > 1 else result
         self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [name], node.name, **rest))
-        self.forms[result] = [_Form(name, fold, parts)]
-        if fold > 1 and result in {value.name for value in self.graph.graph.output}:
-            form = self.form(result, 1)
+        self.forms[result] = [form._replace(name=name)]
+        if form.fold > 1 and result in {value.name for value in self.graph.graph.output}:
+            plain = self.form(result, 1)
             self.nodes[-1].output[0] = result
-            self.forms[result][-1] = form._replace(name=result)
+            self.forms[result][-1] = plain._replace(name=result)
 
     def constant(self, name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
         self.graph.graph.initializer.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))

@@ -177,7 +177,7 @@ def test_what_runs_at_another_precision_lists_nothing_else(both: bundle.Bundle) 
 def test_another_precision_may_be_as_far_off_as_the_gate_has_found(both: bundle.Bundle) -> None:
     load(both, precision="int8")
     artifacts = dict(both.manifest.artifacts)
-    artifacts["onnx_int8"] = replace(artifacts["onnx_int8"], parity={"max_abs": 0.0005})
+    artifacts["onnx_int8"] = replace(artifacts["onnx_int8"], parity={"golden": 0.0005})
     with pytest.raises(BundleError, match=r"model\.int8\.onnx: golden outputs differ by .* tolerance 0\.001"):
         load(both._replace(manifest=replace(both.manifest, artifacts=artifacts)), precision="int8")
 

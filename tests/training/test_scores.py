@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from seisserve_training.scores import TraceResult, score
+from seisserve_training.scores import TraceResult, plateau, score
 
 
 def test_counts_by_hand() -> None:
@@ -44,3 +44,11 @@ def test_the_interval_narrows_with_more_traces() -> None:
     low, high = score(few, 0.5).f1_interval
     lower, higher = score(few * 20, 0.5).f1_interval
     assert higher - lower < high - low
+
+
+def test_of_thresholds_that_are_as_good_the_highest_is_chosen() -> None:
+    f1 = [0.80, 0.86, 0.886, 0.888, 0.890, 0.888, 0.886, 0.87, 0.80]
+    assert plateau(f1) == 5  # its mean with its neighbours is 0.888, the best 0.8887; that of the next is 0.8813
+    assert plateau([0.5] * 7) == 6
+    assert plateau([0.2, 0.3, 0.9, 0.3, 0.85, 0.86, 0.7]) == 5  # the single best is luck
+    assert plateau([0.7]) == 0
