@@ -12,6 +12,7 @@ import click
 
 from seisserve.errors import UsageError
 from seisserve.extras import need
+from seisserve.runtimes.setup import PRECISIONS
 
 __all__ = ["card", "export", "import_weights"]
 
@@ -36,8 +37,15 @@ SEISBENCH = "seisbench"  # a kind of its own: a description beside the weights s
     "--windows", type=FILE, help="More windows to compare on: an .npz file, float32 [n, samples, components]."
 )
 @click.option("--edge", is_flag=True, help="Make a folder that picks without seisserve, of a bundle or shipped model.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="With --edge: which of the bundle's artifacts.",
+)
 @click.option("--force", is_flag=True, help="Replace the folder that is there.")
-def export(source: Path, destination: Path, windows: Path | None, edge: bool, force: bool) -> None:
+def export(source: Path, destination: Path, windows: Path | None, edge: bool, precision: str, force: bool) -> None:
     """Make the full bundle, ONNX file and card included, of the SavedModel and manifest in SOURCE.
 
     The ONNX file is compared with the SavedModel on the golden windows and on those of --windows; what was measured
@@ -52,9 +60,12 @@ def export(source: Path, destination: Path, windows: Path | None, edge: bool, fo
         from seisserve.bundle import find, read
         from seisserve_export.edge_export import export_edge
 
-        export_edge(read(source) if source.is_dir() else find(str(source)), destination, replace=force)
+        bundle = read(source) if source.is_dir() else find(str(source))
+        export_edge(bundle, destination, precision=precision, replace=force)
         click.echo(str(destination))
         return
+    if precision != "float32":
+        raise UsageError("--precision is for --edge; `seisserve quantize` adds an artifact in fewer bits to a bundle")
     if not source.is_dir():
         raise click.BadParameter(f"{source} is no folder", param_hint="SOURCE")
     need("tensorflow", "export")

@@ -18,7 +18,8 @@ from seisserve.bundle import Bundle, digest, golden
 from seisserve.errors import BundleError, UsageError
 from seisserve.extras import need
 from seisserve.manifest import Manifest
-from seisserve.runtime import load, onnxruntime_errors
+from seisserve.runtime import golden_tolerance, load, onnxruntime_errors
+from seisserve.runtimes.setup import checked_precision
 from seisserve.tables import Picks
 from seisserve.traces import from_arrays
 from seisserve_export.bundles import replacing
@@ -31,26 +32,28 @@ COPIED = ("picker.py", "cpp/CMakeLists.txt", "cpp/main.cpp")
 GOLDEN_STATION, GOLDEN_START_S = "XX.GOLD..HH", 1_704_067_200.0
 
 
-def export_edge(bundle: Bundle, destination: Path, *, replace: bool = False) -> None:
+def export_edge(bundle: Bundle, destination: Path, *, precision: str = "float32", replace: bool = False) -> None:
     """Write a folder with the model in two formats, its contract, golden windows, and pickers in Python and C++.
 
-    Raises UsageError for a model that does not pick, or a destination that is there already; BundleError for a bundle
-    that does not prove itself.
+    precision: which of the bundle's artifacts (`best`: the fastest). Raises UsageError for a model that does not pick,
+    or a destination that is there already; BundleError for a bundle that has no such artifact or does not prove itself.
     """
-    model = bundle.manifest
-    _check(model)
-    artifact, path = bundle.artifact("onnx")
+    _check(bundle.manifest)
+    artifact, path = bundle.artifact("onnx", checked_precision(precision))
+    bundle = bundle.at("onnx", precision)
+    # The golden outputs are the SavedModel's: the self test has to allow what the gate allowed.
+    model = msgspec.structs.replace(bundle.manifest, golden_tolerance=golden_tolerance(bundle.manifest, artifact))
     with replacing(destination, replace) as folder:
         shutil.copyfile(path, folder / "model.onnx")
         _to_ort(folder / "model.onnx")
         artifact = msgspec.structs.replace(artifact, file="model.onnx")
         manifests.write(folder, msgspec.structs.replace(model, artifacts={"onnx": artifact}))
         (folder / "VERSION").write_text(f"{bundle.version}\n")
-        _golden(bundle, folder)
+        _golden(bundle, artifact.precision, folder)
         for name in COPIED:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(SOURCES / name, folder / name)
-        (folder / "README.md").write_text(_readme(bundle, folder), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(bundle, artifact.precision, folder), encoding="utf-8")
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         sums = [f"{digest(file)[0]}  {file.relative_to(folder).as_posix()}\n" for file in files]
         (folder / "SHA256SUMS").write_text("".join(sums))
@@ -89,7 +92,7 @@ def _to_ort(path: Path) -> None:
     operators.write_text("".join(line for line in lines if not line.startswith("#")))  # where it was made, and when
 
 
-def _golden(bundle: Bundle, folder: Path) -> None:
+def _golden(bundle: Bundle, precision: str, folder: Path) -> None:
     """Golden windows and outputs as bare little-endian float32, and the picks of the record that the windows make."""
     windows, outputs = golden(bundle.folder)
     (folder / "golden_input.bin").write_bytes(windows.astype("<f4").tobytes())
@@ -102,12 +105,12 @@ def _golden(bundle: Bundle, folder: Path) -> None:
         station=GOLDEN_STATION,
         components=model.components,
     )
-    found = pipeline.pick(record, model, load(bundle, lanes=1)).picks
+    found = pipeline.pick(record, model, load(bundle, lanes=1, precision=precision)).picks
     picks = Picks(found, model.name, bundle.version, pipeline.provenance(model))
     picks.write(folder / "golden_picks.csv")
 
 
-def _readme(bundle: Bundle, folder: Path) -> str:
+def _readme(bundle: Bundle, precision: str, folder: Path) -> str:
     model = bundle.manifest
     sizes = {name: f"{(folder / name).stat().st_size / 1e6:.1f} MB" for name in ("model.onnx", "model.ort")}
     rate, phases = f"{model.sampling_rate_hz:g}", ", ".join(model.phases)
@@ -116,7 +119,8 @@ def _readme(bundle: Bundle, folder: Path) -> str:
 
 {model.summary}. Licence: {model.licence}. Cite: {model.citation}.
 
-Takes {order} at {rate} Hz, raw counts, and picks {phases}. Nothing is resampled here: other rates are refused.
+The network is in {precision}. It takes {order} at {rate} Hz, raw counts, and picks {phases}. Nothing is resampled here:
+other rates are refused.
 
     pip install numpy onnxruntime
     python picker.py --selftest

@@ -244,7 +244,9 @@ class _Folding:
         last = form.name
         for number, (kind, inputs, rest) in enumerate(steps):
             value = made if number == len(steps) - 1 else f"{made}/{number}"
-            self.nodes.append(self.onnx.helper.make_node(kind, [last, *inputs], [value], f"{made}/{kind}_{number}", **rest))
+            self.nodes.append(
+                self.onnx.helper.make_node(kind, [last, *inputs], [value], f"{made}/{kind}_{number}", **rest)
+            )
             last = value
         forms.append(_Form(made, wanted, form.parts))
         return forms[-1]

@@ -220,7 +220,8 @@ def store(
 ) -> onnx.ModelProto:
     """The graph with its weights in fewer bits; runtimes make float32 of them when they load it, and compute in that.
 
-    bfloat16, float16: as they are. weights8: int8 with a float32 scale for each output channel (for each, where there are none).
+    bfloat16, float16: as they are. weights8: int8 with a float32 scale for each output channel (for each, where there
+    are none).
     kinds: of the layers that it is done to, all by default.
     """
     onnx, changed = need("onnx", "export"), _copy(graph)

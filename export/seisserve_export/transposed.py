@@ -89,9 +89,7 @@ def _cut(node: onnx.NodeProto, size: list[int], constants: Constants) -> list[tu
     return found[2:] if found and not any(map(any, found[:2])) else None
 
 
-def _bias(
-    node: onnx.NodeProto, value: str, layer: onnx.NodeProto, constants: Constants
-) -> NDArray[np.generic] | None:
+def _bias(node: onnx.NodeProto, value: str, layer: onnx.NodeProto, constants: Constants) -> NDArray[np.generic] | None:
     """The constant for each channel that an Add adds to a value; None if it is no such node."""
     others = [constants[name] for name in node.input if name != value and name in constants]
     if node.op_type != "Add" or len(others) != 1 or layer.input[1] not in constants:

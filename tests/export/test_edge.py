@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from seisserve import Client, bundle, pipeline
-from seisserve.errors import UsageError
+from seisserve.errors import BundleError, UsageError
 from seisserve.manifest import Artifact, Label, Manifest, write
 from seisserve.picks import Pick
 from seisserve.runtime import OnnxRuntime
@@ -327,6 +327,23 @@ def test_self_test(name: str, folder: Callable[[str], Path], tmp_path: Path) -> 
         _picker(folder(name)).selftest(copy)
 
 
+@pytest.mark.parametrize("name", ["phasenet", "onset", "gpd"])
+def test_an_edge_folder_in_int8_picks_what_seisserve_picks_in_int8(name: str, tmp_path: Path) -> None:
+    made = tmp_path / "edge"
+    export_edge(bundle.find(name), made, precision="int8")
+    assert (made / "model.onnx").read_bytes() == (bundle.find(name).folder / "model.int8.onnx").read_bytes()
+    assert "The network is in int8." in (made / "README.md").read_text()
+    for file in ("model.onnx", "model.ort"):
+        assert "selftest passed" in _picker(made).selftest(made, file)
+    samples = _golden_record(name)
+    traces = {code: Trace(STATION + code, START_NS, 100.0, row) for code, row in zip("ZNE", samples, strict=True)}
+    found, _ = _stream(_picker(made).Picker(made, STATION), [traces], [4096, 37])
+    with Client(precision="int8") as client:
+        expected = client.pick(list(traces.values()), model=name)
+    assert expected
+    assert _alike(found) == _alike(expected)
+
+
 def test_self_test_sees_other_picks_and_another_file(folder: Callable[[str], Path], tmp_path: Path) -> None:
     copy = shutil.copytree(folder("windowed"), tmp_path / "copy")
     text = (copy / "golden_picks.csv").read_text()
@@ -476,6 +493,10 @@ def test_the_command(repository: Path, tmp_path: Path) -> None:
     assert result.output == f"{made}\n"
     assert (made / "VERSION").read_text() == "3\n"
     assert isinstance(invoke("--edge", "phasenet", "-o", made).exception, UsageError)
+    missing = invoke("--edge", "deepphasepick", "-o", tmp_path / "other", "--precision", "bfloat16").exception
+    assert isinstance(missing, BundleError)
+    assert "has no onnx artifact of precision bfloat16" in str(missing)
+    assert "--precision is for --edge" in str(invoke(repository, "-o", made, "--precision", "int8").exception)
     assert invoke("--edge", "phasenet:1", "-o", made, "--force").exit_code == 0
     assert "phasenet" in (made / "README.md").read_text()
 

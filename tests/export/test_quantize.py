@@ -210,7 +210,7 @@ def test_a_fall_of_f1_is_compared_in_the_digits_that_are_shown(folder: Path) -> 
         patch.setattr(gate, "_f1", lambda *_: {"S 0.1 s": (0.7097, 0.7047)})
         report = add_artifact(folder, "weights8", labelled=known, bounds=replace(WIDE, f1_fall=0.005)).report
         assert not report.failures
-        with pytest.raises(BundleError, match="fall of F1, S 0.1 s: 0.005, the bound is 0.0049"):
+        with pytest.raises(BundleError, match=r"fall of F1, S 0\.1 s: 0\.005, the bound is 0\.0049"):
             add_artifact(folder, "weights8", labelled=known, bounds=replace(WIDE, f1_fall=0.0049))
 
 
