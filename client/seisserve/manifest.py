@@ -85,9 +85,10 @@ class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Artifact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One form of the network: a file (or the SavedModel's files), its digest, and what the gate measured on it.
 
-    parity: figures against the SavedModel on the same windows (largest differences, share of picks matched,
-    residuals in samples; `golden`: the largest difference from the golden outputs, of waveforms as a share). windows_per_second: of one thread on `processor`, with onnxruntime (bfloat16: OpenVINO).
-    edge_only: slower than float32 there, so only for where its size matters or other processors run it.
+    parity: figures against the SavedModel on the same windows (largest differences, share of picks matched, residuals
+    in samples; `golden`: the largest difference from the golden outputs, of waveforms as a share).
+    windows_per_second: of one thread on `processor`, with onnxruntime (bfloat16: OpenVINO). edge_only: slower than
+    float32 there, so only for where its size matters or other processors run it.
     """
 
     file: File
@@ -224,6 +225,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         expected = (-1, *output.window_shape(self.window_samples))
         if output.shape != expected:
             raise ValueError(f"outputs: {output.name!r} has shape {list(output.shape)}; expected {list(expected)}")
+        if len(set(output.labels)) < len(output.labels):
+            raise ValueError(f"outputs: {output.name!r} has labels {list(output.labels)}; each must be there once")
         for length in (self.window_samples, *self.fragment_windows):
             if not output.single and length % output.stride:
                 raise ValueError(

@@ -93,8 +93,8 @@ def _pieces(parts: list[Segment], model: Manifest, transport: Transport) -> Iter
 def predict(
     windows: Windows, model: Manifest, transport: Transport, batch: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and a few ahead of them, so
-    that the lanes have work while a block of the record is read."""
+    """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and a few ahead of them,
+    so that the lanes have work while a block of the record is read."""
     name, output = model.input.name, model.output.name
     batches = windows.batches(batch, transport.batch_samples)
 
