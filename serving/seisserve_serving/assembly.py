@@ -109,6 +109,7 @@ def assemble(settings: Settings) -> Server:
     sessions = Sessions(models, bounds)
     metrics.watch(front, models)
     metrics.read("seisserve_sessions", lambda: {(): sessions.open})
+    metrics.read("seisserve_stations", lambda: {(): sessions.stations})
     threads = limits.grpc_max_threads or most_calls(limits) + SPARE
     web = []
     if listen.host and listen.rest_api_port:
@@ -163,6 +164,7 @@ def _models(settings: Settings, lanes: Lanes, metrics: Metrics) -> Models:
     how = Loading(
         setup_of(settings.compute), batching_of(batch), batch.enable_per_model_batching_parameters,
         batch_plain=bool(batch.batching_parameters_file), told=metrics.loaded,
+        run_timeout_s=settings.compute.run_timeout_s,
     )  # fmt: skip
     models = Models(lanes)
     source = source_of(repository)

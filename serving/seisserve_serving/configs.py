@@ -18,6 +18,7 @@ __all__ = [
     "Policy",
     "Specific",
     "check_links",
+    "check_size",
     "confined",
     "content",
     "scan",
@@ -66,14 +67,30 @@ class ModelConfig(NamedTuple):
 
 
 def scan(root: Path) -> list[ModelConfig]:
-    """A configuration for each model in a folder of models. Raises UsageError if there is no such folder."""
+    """A configuration for each model in a folder of models. Raises UsageError if there is no such folder, or it cannot
+    be read."""
     if not root.is_dir():
         raise UsageError(f"{root} is not a model repository: no such folder")
-    return [
-        ModelConfig(folder.name, folder)
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".") and versions(folder)
-    ]
+    try:
+        folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be read: {error.strerror}") from error
+    return [ModelConfig(folder.name, folder) for folder in folders if _is_model(folder)]
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder of models has a model there. One that cannot be read now may be one that is served."""
+    if folder.name.startswith("."):
+        return False
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        log.debug("%a is left out: its name is not UTF-8", str(folder))
+        return False
+    try:
+        return bool(versions(folder))
+    except OSError:
+        return True
 
 
 def versions(base_path: Path) -> dict[int, Path]:
@@ -115,11 +132,20 @@ def confined(path: Path, roots: Collection[Path]) -> None:
 
 
 def check_links(folder: Path, base_path: Path) -> None:
-    """Raises BundleError if anything in a version folder is a link that leads out of the model's folder."""
+    """Raises BundleError if anything in a version folder is a link that leads out of the model's folder, or neither a
+    file nor a folder: whoever reads a pipe waits for ever."""
     base = _resolved(base_path)
     for path in [folder, *folder.rglob("*")]:
         if path.is_symlink() and not _resolved(path).is_relative_to(base):
             raise BundleError(f"{path} is a link that leads out of {base_path}")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BundleError(f"{path} is neither a file nor a folder")
+
+
+def check_size(path: Path, most_mb: int) -> None:
+    """Raises BundleError for a file that is larger, before anybody reads it."""
+    if path.stat().st_size > most_mb << 20:
+        raise BundleError(f"{path}: larger than {most_mb} MB")
 
 
 def _resolved(path: Path) -> Path:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from seisserve.detections import Detection
 from seisserve.picks import Pick
+from seisserve.realtime import Outcomes
 from seisserve.traces import Trace
 from seisserve_serving.calls import Call
 
-__all__ = ["count_arrival", "count_detections", "count_picks", "count_record", "hours_and_gaps"]
+__all__ = [
+    "count_arrival", "count_detections", "count_latency", "count_left", "count_packets", "count_picks", "count_record",
+    "hours_and_gaps",
+]  # fmt: skip
 
 HOUR_NS = 3.6e12
 
@@ -33,11 +38,35 @@ def count_record(call: Call, traces: Iterable[Trace]) -> None:
     call.count("gaps", gaps)
 
 
-def count_arrival(call: Call, station: str, traces: Iterable[Trace], now_ns: int) -> None:
-    """How old the newest sample of a station is, as its packets come. now_ns: since 1970, as of time.time_ns."""
+def count_arrival(call: Call, station: str, traces: Iterable[Trace], now_ns: int, latest_ns: int | None = None) -> None:
+    """How old the newest sample of a station is, as its packets come. now_ns: since 1970, as of time.time_ns.
+    latest_ns: what ends later has a wrong date, and does not count."""
     ends = [trace.start_ns + round((len(trace.samples) - 1) * 1e9 / trace.sampling_rate_hz) for trace in traces]
-    if ends:
-        call.count("data_latency", (now_ns - max(ends)) / 1e9, station)
+    newest = max((end for end in ends if latest_ns is None or end <= latest_ns), default=None)
+    if newest is not None:
+        call.count("data_latency", (now_ns - newest) / 1e9, station)
+
+
+def count_packets(call: Call, outcomes: Outcomes) -> None:
+    """Packets of a session, by what became of them."""
+    for outcome, number in outcomes._asdict().items():
+        if number:
+            call.count("packets", number, outcome)
+
+
+def count_latency(call: Call, picks: Iterable[Pick], arrived: Mapping[str, float]) -> None:
+    """How long ago what a pick still needed has come. arrived: by station, when (of time.monotonic) the first of the
+    packets came that were worked on together; picks of others came without any, because their station is silent."""
+    now = time.monotonic()
+    for pick in picks:
+        if pick.trace_id in arrived:
+            call.count("pick_latency", now - arrived[pick.trace_id], pick.trace_id)
+
+
+def count_left(call: Call, stations: Iterable[str]) -> None:
+    """Stations that are not expected to send any more."""
+    for station in stations:
+        call.count("station_left", label=station)
 
 
 def hours_and_gaps(traces: Iterable[Trace]) -> tuple[float, int]:

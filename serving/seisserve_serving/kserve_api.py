@@ -72,7 +72,7 @@ def services(models: Models) -> dict[str, Methods]:
     infer_later = quick(models)[INFERENCE_SERVICE]["ModelInfer"][0]
 
     def live(request: wire.ServerLiveRequest, call: Call) -> wire.ServerLiveResponse:
-        return wire.ServerLiveResponse(live=True)
+        return wire.ServerLiveResponse(live=not models.dead)
 
     def ready(request: wire.ServerReadyRequest, call: Call) -> wire.ServerReadyResponse:
         return wire.ServerReadyResponse(ready=bool(models.served))

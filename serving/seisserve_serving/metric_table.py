@@ -91,6 +91,8 @@ METRICS = (
            "LOADING or UNLOADING for minutes."),
     Metric("seisserve_models_failed", "gauge", (), "Model versions that could not be loaded.",
            "Above 0: GetModelStatus and the log say why. The version that served before still does."),
+    Metric("seisserve_repository_alive", "gauge", (), "1 if the thread that loads and unloads models is there, else 0.",
+           "0: what is loaded still answers; restart the server (the liveness probe does)."),
     Metric("seisserve_model_load_seconds", "gauge", ("model", "version"), "Loading, checking and warming it took.",),
     # Waveforms
     Metric("seisserve_picks_total", "counter", ("phase", "model"), "Picks that were given out.",
@@ -104,13 +106,15 @@ METRICS = (
     Metric("seisserve_sessions", "gauge", (), "Real-time sessions that are open."),
     Metric("seisserve_stations", "gauge", (), "Stations with state in real-time sessions.",
            "Fewer than you send: some have expired."),
-    Metric("seisserve_packets_total", "counter", ("outcome",), "Packets of real-time sessions: new, duplicate, late "
-           "(after its time was settled) or refused.", "late: the latency bound is shorter than the network's delay."),
+    Metric("seisserve_packets_total", "counter", ("outcome",), "Packets of real-time sessions: new, duplicate (with "
+           "nothing new), late (some of it after its time was settled) or refused.",
+           "late: the latency bound is shorter than the network's delay."),
     Metric("seisserve_data_latency_seconds", "gauge", ("station",), "Age of a station's newest sample now; it rises "
-           "while nothing comes, for a day. Stations beyond the first 500 are `other`.",
-           "Minutes: its link is down, or its clock is off."),
+           "while nothing comes, for a day, or until its session finishes in order. Stations beyond the first 500 are "
+           "`other`.", "Minutes: its link is down, or its clock is off."),
     Metric("seisserve_pick_latency_seconds", "histogram", ("model",), "From the arrival of the last sample that a "
-           "pick needed to the pick.", "p99 over 2 s: too many stations for this machine.", LATENESS),
+           "pick needed (of the first of the packets that were worked on together) to the pick.",
+           "p99 over 2 s: too many stations for this machine.", LATENESS),
     Metric("seisserve_station_pick_latency_seconds", "summary", ("station",), "The same by station (`other` as above); "
            "_sum by _count is the mean."),
     # The process (Linux)

@@ -177,6 +177,7 @@ class Metrics(Collector):
         self.read("seisserve_lanes_at_work", lambda: queues("running"))
         self.read("seisserve_lanes", lambda: {(): models.lanes.count})
         self.read("seisserve_lanes_alive", lambda: {(): models.lanes.alive})
+        self.read("seisserve_repository_alive", lambda: {(): models.repository is None or models.repository.alive})
         self.read("seisserve_models", states)
         self.read("seisserve_models_failed", lambda: {(): sum(map(len, models.failed.values()))})
 

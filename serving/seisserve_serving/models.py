@@ -23,6 +23,7 @@ from seisserve_serving.errors import NotReady, Unavailable
 from seisserve_serving.lanes import Batching, Lanes, Later, Queue
 from seisserve_serving.plain import Plain
 from seisserve_serving.signatures import DEFAULT, Signature, of_manifest
+from seisserve_serving.until import Until, while_wanted
 
 if TYPE_CHECKING:
     from seisserve_serving.repository import Repository
@@ -53,13 +54,15 @@ class VersionState(NamedTuple):
 class Served:
     """A model version that is loaded and proven: its signatures by name, and the queue of each.
 
-    folder: where it came from, None if it was made by hand. platform: what runs it, as Triton names that.
+    folder: where it came from, None if it was made by hand. platform: what runs it, as Triton names that. loops:
+    whether a run may take any time, and can be stopped.
     """
 
     def __init__(
         self, name: str, version: int, platform: str, networks: Mapping[str, tuple[Signature, Queue]],
-        bundle: tuple[Manifest, Transport] | None = None, folder: Path | None = None,
+        bundle: tuple[Manifest, Transport] | None = None, folder: Path | None = None, loops: bool = False,
     ) -> None:  # fmt: skip
+        self._loops = loops
         self.name, self.version, self.platform, self.folder = name, version, platform, folder
         self.signatures = {key: signature for key, (signature, _) in networks.items()}
         self.queues = {key: queue for key, (_, queue) in networks.items()}
@@ -106,7 +109,8 @@ class Served:
         """As `predict`, without waiting."""
         signature, queue = self.signatures[key], self.queues[key]
         if queue.whole:
-            return queue.run_later(inputs, call)
+            asked = Until(inputs, while_wanted(call, self.name)) if self._loops else inputs
+            return queue.run_later(asked, call)
         rows = {len(array) for array in inputs.values()}
         if len(rows) > 1:
             raise UsageError(f"inputs of {self.name} have {sorted(rows)} rows; they must have equally many")
@@ -176,7 +180,7 @@ class Models:
                                               whole=batching is None or not signature.batches))
             for key, (signature, network) in plain.networks.items()
         }  # fmt: skip
-        return Served(name, version, plain.platform, networks, None, folder)
+        return Served(name, version, plain.platform, networks, None, folder, plain.loops)
 
     def publish(self, served: Served) -> Served:
         """Let callers have a version, in place of one of the same number."""
@@ -292,6 +296,15 @@ class Models:
         """Of the latest version of each model that has one."""
         latest = [versions[max(versions)] for versions in self.served.values()]
         return [served.manifest for served in latest if served.has_manifest]
+
+    @property
+    def dead(self) -> str:
+        """Which thread that the server cannot do without has died; empty while all are there."""
+        if not self.lanes.alive:
+            return "a computing thread has died"
+        if self.repository is not None and not self.repository.alive:
+            return "the thread that loads models has died"
+        return ""
 
     def close(self) -> None:
         """Load nothing more. What is served goes on being served."""

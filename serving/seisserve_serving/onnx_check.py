@@ -9,18 +9,22 @@ from google.protobuf.message import DecodeError
 
 from seisserve.errors import BundleError
 from seisserve.proto import onnx_wire_pb2 as wire
+from seisserve_serving.configs import check_size
 
 __all__ = ["check_onnx"]
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what onnxruntime itself brings
 EXTERNAL = 1
-CONTROL_FLOW = {"If", "Loop", "Scan"}
+MOST_MB = 2047  # of a protobuf message
+CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 MOST_NODES = 1_000_000  # once the functions in the file are written out, each of which may call others many times
 
 
-def check_onnx(path: Path, *, one_pass: bool = False) -> None:
-    """Raises BundleError for a file that has weights in other files, operators that are no part of onnxruntime, or
-    functions that become more than a runtime could hold; with one_pass also for control flow, which need never end."""
+def check_onnx(path: Path, *, one_pass: bool = False) -> set[str]:
+    """The operators in it that have a graph of their own, which may be computed for ever. Raises BundleError for a file
+    that has weights in other files, operators that are no part of onnxruntime, or functions that become more than a
+    runtime could hold; with one_pass also for any such operator."""
+    check_size(path, MOST_MB)
     try:
         model = wire.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
@@ -31,10 +35,12 @@ def check_onnx(path: Path, *, one_pass: bool = False) -> None:
         raise BundleError(f"{path}: it needs operators of {', '.join(sorted(foreign))}; custom operators are not run")
     if any(tensor.data_location == EXTERNAL for tensor in _tensors(model)):
         raise BundleError(f"{path}: it has weights in other files; save it as one file")
-    if one_pass and (found := CONTROL_FLOW & {node.op_type for node in _nodes(model)}):
+    found = {node.op_type for node in _nodes(model) if node.op_type in CONTROL_FLOW or any(_inner(node))}
+    if one_pass and found:
         raise BundleError(f"{path}: it has {', '.join(sorted(found))}; the network of a bundle is computed in one pass")
     if _written_out(model) > MOST_NODES:
         raise BundleError(f"{path}: its functions call one another too often, or for ever")
+    return found
 
 
 def _nodes(model: wire.ModelProto) -> Iterator[wire.NodeProto]:

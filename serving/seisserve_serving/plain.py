@@ -6,7 +6,7 @@ They are checked for what they must not do, but for nothing else: there are no d
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +22,12 @@ from seisserve_serving.lanes import Network
 from seisserve_serving.onnx_check import check_onnx
 from seisserve_serving.saved_model_check import check_saved_model
 from seisserve_serving.signatures import DEFAULT, Signature, TensorSpec
+from seisserve_serving.until import LIMIT_S, Over, Until, limited, stopped
 
 __all__ = ["Plain", "load_onnx", "load_saved_model"]
 
 ROWS = 64  # in a batch, if nothing else is said
+QUIET = 4  # of onnxruntime: fatal errors alone go to its own log
 INITIALISERS = {"__saved_model_init_op", "__saved_model_train_op"}
 ONNX_TYPES = {
     "tensor(float)": "<f4", "tensor(double)": "<f8", "tensor(float16)": "<f2", "tensor(int8)": "i1",
@@ -36,30 +38,45 @@ ONNX_TYPES = {
 
 
 class Plain(NamedTuple):
-    """A model without a manifest, loaded: what computes each of its signatures."""
+    """A model without a manifest, loaded: what computes each of its signatures. loops: whether a run may take any time,
+    and can be stopped."""
 
     platform: str
     networks: dict[str, tuple[Signature, Network]]
+    loops: bool = False
 
 
 class _Onnx:
-    """An ONNX file, each call on the thread that makes it."""
+    """An ONNX file, each call on the thread that makes it. limit_s: for each run of a file with loops."""
 
-    def __init__(self, session: Any, lanes: int) -> None:
+    def __init__(self, session: Any, lanes: int, options: Callable[[], Any], loops: bool, limit_s: float) -> None:
         self.lanes, self.batch_samples = lanes, ROWS
-        self._session = session
+        self._session, self._options = session, options
+        self._loops, self._limit_s = loops, limit_s
         self._free = threading.BoundedSemaphore(lanes)
         self._errors = onnxruntime_errors()
 
     def predict(self, model: Signature, inputs: Arrays) -> Arrays:
         names = [output.name for output in model.outputs]
         given = {name: _unicode(name, array) if array.dtype.kind == "O" else array for name, array in inputs.items()}
+        over = inputs.over if isinstance(inputs, Until) else None
+        if self._loops:
+            over = limited(model.name, self._limit_s, over)
         with self._free:
             try:
-                found = self._session.run(names, given)
+                found = self._session.run(names, given) if over is None else self._run_until(names, given, over)
             except self._errors as error:
                 raise UsageError(f"{model.name} cannot compute these inputs: {_first_line(error)}") from error
         return dict(zip(names, found, strict=True))
+
+    def _run_until(self, names: list[str], given: dict[str, NDArray[Any]], over: Over) -> Any:
+        options = self._options()
+
+        def stop() -> None:
+            options.terminate = True
+
+        with stopped(over, stop):
+            return self._session.run(names, given, options)
 
 
 class _SavedModel:
@@ -80,13 +97,14 @@ class _SavedModel:
             raise UsageError(f"{model.name} cannot compute these inputs: {_first_line(error)}") from error
 
 
-def load_onnx(path: Path, name: str, lanes: int) -> Plain:
-    """An ONNX file, on the CPU; its one signature is `serving_default`. Raises BundleError, MissingExtra."""
-    check_onnx(path)
+def load_onnx(path: Path, name: str, lanes: int, limit_s: float = LIMIT_S) -> Plain:
+    """An ONNX file, on the CPU; its one signature is `serving_default`. limit_s: for each run, if it has loops; 0 for
+    any time. Raises BundleError, MissingExtra."""
+    loops = bool(check_onnx(path))
     ort = need("onnxruntime", "edge")
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = QUIET
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except onnxruntime_errors() as error:
@@ -95,7 +113,14 @@ def load_onnx(path: Path, name: str, lanes: int) -> Plain:
         [_onnx_tensor(path, item) for item in items] for items in (session.get_inputs(), session.get_outputs())
     )
     signature = Signature(name, DEFAULT, tuple(given), tuple(made))
-    return Plain("onnxruntime_onnx", {DEFAULT: (signature, _Onnx(session, lanes))})
+
+    def run_options() -> Any:
+        made = ort.RunOptions()
+        made.log_severity_level = QUIET  # that a run was stopped is told elsewhere
+        return made
+
+    network = _Onnx(session, lanes, run_options, loops, limit_s)
+    return Plain("onnxruntime_onnx", {DEFAULT: (signature, network)}, loops)
 
 
 def load_saved_model(folder: Path, name: str) -> Plain:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,15 +24,18 @@ from seisserve_serving.calls import Call
 from seisserve_serving.configs import ModelConfig, confined, scan, versions, wanted
 from seisserve_serving.errors import NotReady, Unavailable
 from seisserve_serving.lanes import Batching, Lanes
-from seisserve_serving.loading import Loading, load_version
+from seisserve_serving.loading import Loading, load_version, step_back
 from seisserve_serving.models import Models, Served, State
 from seisserve_serving.status import code_of
 from seisserve_serving.text_config import read_models
+from seisserve_serving.until import Steps
 
 __all__ = ["Repository", "Source", "load"]
 
 log = logging.getLogger(__name__)
-CHECK_S = 0.05  # how often a call that waits for a load looks whether its caller is still there
+CHECK_S = 0.05  # how often whoever waits for a load looks whether it is still wanted
+MOST_CHARACTERS = 2000  # of the reason why a version is not served
+LAST = 19  # the lowest priority that a thread can have
 CLOSE_S = 5.0  # for what is being loaded when the server stops
 LET_GO_S = 1.0  # for the last calls of a version to end, before its memory is looked for
 
@@ -86,6 +90,7 @@ class Repository:
         self._switched_off: set[str] = set()  # unloaded by name: they stay so until somebody loads them
         self._attempts: dict[tuple[str, int], _Attempt] = {}
         self._complaints: dict[str, str] = {}
+        self._complaint = ""  # of the source
         self._asked = self._done = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="repository", daemon=True)
@@ -97,8 +102,8 @@ class Repository:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread that loads and unloads is there."""
-        return self._thread.is_alive()
+        """Whether the thread that loads and unloads is there, or was ended by `close`."""
+        return self._closed or self._thread.is_alive()
 
     @property
     def roots(self) -> list[Path]:
@@ -176,10 +181,7 @@ class Repository:
 
     def _find(self, name: str) -> ModelConfig:
         if self._source is not None and self._source.is_folder:
-            try:
-                found = {config.name: config for config in scan(self._source.path)}
-            except OSError as error:
-                raise UsageError(f"{self._source.path}: cannot be read: {error.strerror}") from error
+            found = {config.name: config for config in scan(self._source.path)}
             if name in found:
                 return found[name]
         raise ModelNotFound(f"no model {name!r} in the repository; there is {', '.join(self._configs) or 'none'}")
@@ -253,9 +255,14 @@ class Repository:
             return
         try:
             found = source.read()
-        except (UsageError, OSError) as error:
-            log.error("the models stay as they are: %s", error)
+            if source.is_folder and self._listed and not found:
+                raise UsageError(f"{source.path} has no model any more; is its volume there?")
+        except UsageError as error:
+            if str(error) != self._complaint:
+                log.error("the models stay as they are: %s", error)
+            self._complaint = str(error)
             return
+        self._complaint = ""
         if found != self._listed:
             self._listed = found
             self._take(found)
@@ -275,6 +282,8 @@ class Repository:
     def _carry_out(self, plan: tuple[ModelConfig, dict[int, Path], set[int] | None]) -> None:
         config, folders, keep = plan
         for version, folder in folders.items():
+            if self._closed:
+                return
             self._load(config, version, folder)
         if keep is not None:
             self._leave_only(config.name, keep)
@@ -311,6 +320,8 @@ class Repository:
         try:
             served, told = self._loaded(config, version, folder)
         except Exception as error:  # whatever a runtime raises about a file that somebody else wrote
+            if self._closed:
+                return
             self._failed(name, version, stamp, error, is_new)
             return
         self._attempts.pop((name, version), None)
@@ -320,21 +331,32 @@ class Repository:
         log.info("model %s version %d is served from %s on %s", name, version, folder, told)
 
     def _loaded(self, config: ModelConfig, version: int, folder: Path) -> tuple[Served, str]:
-        """The version, loaded on a thread that leaves the processors to those that answer calls."""
+        """The version, loaded on a thread that leaves the processors to those that answer calls, and is left alone if
+        its runtime does not come to an end, or the server stops."""
         result: list[tuple[Served, str]] = []
         errors: list[Exception] = []
+        steps = Steps(self._how.run_timeout_s)
 
         def work() -> None:
             try:
                 if self._source is not None and self._source.is_folder:
                     confined(config.base_path, self.roots)  # a link may have been put there
-                result.append(load_version(self._models, config, version, folder, self._how))
+                result.append(load_version(self._models, config, version, folder, self._how, steps))
             except Exception as error:  # raised again by the thread of the repository
                 errors.append(error)
 
         thread = threading.Thread(target=work, name=f"load {config.name} {version}", daemon=True)
         thread.start()
-        thread.join()
+        while thread.is_alive():
+            thread.join(CHECK_S)
+            if self._closed:
+                steps.give_up()
+                raise Unavailable("nothing is loaded any more: the server stops")
+            if thread.is_alive() and (stuck := steps.stuck()) is not None:
+                if thread.native_id is not None:
+                    with suppress(ProcessLookupError):  # it has ended in this moment
+                        step_back(thread.native_id, LAST)
+                raise stuck
         if errors:
             raise errors.pop()
         return result.pop()
@@ -346,7 +368,7 @@ class Repository:
         lasts = isinstance(error, SeisserveError) and not isinstance(error, ServerError)  # that is a backend's
         again = not lasts and count <= self._retries
         self._attempts[name, version] = _Attempt(stamp, count, time.monotonic() + self._retry_s if again else None)
-        reason = str(error) if isinstance(error, SeisserveError) else f"{type(error).__name__}: {error}"
+        reason = _told(str(error) if isinstance(error, SeisserveError) else f"{type(error).__name__}: {error}")
         log.error("model %s version %d not loaded%s: %s", name, version, ", to be tried again" if again else "", reason)
         if is_new:
             self._models.note(
@@ -356,9 +378,9 @@ class Repository:
     def _give_up(self, name: str, keep: set[int]) -> None:
         """Try no more to load versions that are not asked for any more."""
         for key in [key for key in list(self._attempts) if key[0] == name and key[1] not in keep]:
-            attempt = self._attempts.pop(key)
-            if attempt.again_at is not None and key[1] not in self._models.served.get(name, {}):
-                self._models.note(name, key[1], State.END)
+            del self._attempts[key]
+            if key[1] not in self._models.served.get(name, {}):
+                self._models.note(name, key[1], State.END)  # without the reason: nobody has to do anything about it
 
     def _complain(self, name: str, what: str) -> None:
         """Log what is wrong with a model's folder, once."""
@@ -424,6 +446,11 @@ def _stamp(folder: Path) -> int:
     except OSError:  # on its way in or out
         return 0
     return hash(tuple((path, status.st_size, status.st_mtime_ns) for path, status in statuses))
+
+
+def _told(reason: str) -> str:
+    """A reason as messages can hold it: names of files need not be UTF-8, and a runtime may say very much."""
+    return reason.encode(errors="replace").decode()[:MOST_CHARACTERS]
 
 
 def _due(attempt: _Attempt) -> bool:

@@ -128,18 +128,19 @@ class Server:
 
     def update(self) -> None:
         """Bring the health service up to date: a model is SERVING while a version of it is served; all together ("")
-        while any is, and every thread that computes is alive."""
+        while any is, and every thread that computes or loads is alive."""
         with self._updating:
             served = set(self.models.served)
             alive = self.models.lanes.alive
             now = {name: alive and name in served for name in (*self._healthy, *served)}
-            now[""] = alive and bool(served)
+            dead = self.models.dead
+            now[""] = bool(served) and not dead
             for name, healthy in now.items():
                 if self._healthy.get(name) is not healthy:
                     status = health_pb2.HealthCheckResponse
                     self._grpc.run(self._health.set(name, status.SERVING if healthy else status.NOT_SERVING))
             if self._healthy.get("") and not now[""]:
-                log.error("this server is not healthy any more: %s", "no model is left" if alive else "a lane has died")
+                log.error("this server is not healthy any more: %s", dead or "no model is left")
             self._healthy = now
 
     def stop(self, grace_s: float, delay_s: float = 0.0) -> bool:

@@ -26,14 +26,21 @@ from seisserve.manifest import Manifest, check_task
 from seisserve.messages import from_message
 from seisserve.proto import seismic_pb2 as wire
 from seisserve.reading import read_miniseed
-from seisserve.realtime import Realtime, Settings, Update
+from seisserve.realtime import Outcomes, Realtime, Settings, Update
 from seisserve.resample import NS
 from seisserve.segments import by_instrument
 from seisserve.traces import Trace, check
 from seisserve.transport import Transport
 from seisserve_serving.calls import Call, Priority
-from seisserve_serving.counting import count_picks, count_record
-from seisserve_serving.errors import Overloaded, Unavailable
+from seisserve_serving.counting import (
+    count_arrival,
+    count_latency,
+    count_left,
+    count_packets,
+    count_picks,
+    count_record,
+)
+from seisserve_serving.errors import Expired, Overloaded, Unavailable
 from seisserve_serving.front import Methods
 from seisserve_serving.models import Models, Served
 from seisserve_serving.record_api import phase_of
@@ -45,13 +52,18 @@ REALTIME_PICKER = "phasenet"  # where none is named: its picks come after half a
 log = logging.getLogger(__name__)
 TICK_S = 0.5  # how often a session that hears nothing looks at the clock
 COUNTS_S = 10.0
+START_S = 30.0  # for the first request
+STALLED_S = 120.0  # a connection that takes no answer for so long counts as broken
 RETRY_MS = 1000
+LONGEST_ID, LONGEST_WARNING = 255, 500  # characters: what is kept of a packet must not grow with what it says
 TOGETHER, TOGETHER_BYTES = 64, 32 << 20  # requests that are worked on at once, and as many may wait behind them
 MOST_PICKS = 10_000  # in an answer: a megabyte
 # What reading from a connection raises when it has ended, whichever of gRPC's servers it is.
 BROKEN = (grpc.RpcError, grpc.aio.BaseError, asyncio.CancelledError, futures.CancelledError)
 Requests = Iterator[wire.SessionRequest]
 Item = wire.SessionRequest | Exception | None  # None: the stream has ended
+Came = tuple[Item, float]  # and when, of time.monotonic
+Waiting = tuple[wire.SessionPackets, float]
 
 
 class Bounds(NamedTuple):
@@ -80,8 +92,10 @@ class _Session:
         self.token = secrets.token_urlsafe(18)
         self.core = Realtime(manifest, _settings(start, bounds), phase_of(start.options))
         self.lock = threading.Lock()
-        self.owner: object = None
-        self.detached_s: float | None = None  # since when it has had no connection
+        self.owner: object = None  # None: it has no connection
+        self.forgotten = False
+        self.seen_s = time.monotonic()  # when its connection was last at it
+        self.arrived: dict[str, float] = {}  # of packets that were taken and not worked on, the first by instrument
         self.acknowledged = 0
         self.ending = self.finished = False  # the last packets have been taken; the last answer has been made
         self.answers: deque[wire.SessionResponse] = deque()  # that the client has not seen
@@ -113,28 +127,45 @@ class _Session:
         while self.answers and self.answers[0].number <= seen:
             self.answers.popleft()
 
-    def push(self, packets: wire.SessionPackets, bounds: Bounds) -> list[Trace]:
-        """Take packets, unless they have been taken already; what was in them. Raises UsageError."""
+    def push(self, packets: wire.SessionPackets, bounds: Bounds, call: Call, arrived_s: float) -> None:
+        """Take packets, unless they have been taken already, and count what was in them. Raises UsageError."""
+        items = len(packets.waveforms.traces) + len(packets.waveforms.miniseed)
+        if packets.number < 1:
+            raise UsageError(f"packets.number is {packets.number}; packets are numbered 1, 2, 3 and so on")
         if packets.number <= self.acknowledged or self.ending:
-            return []
+            count_packets(call, Outcomes(duplicate=items))
+            return
         if packets.number != self.acknowledged + 1:
             raise UsageError(f"packets.number is {packets.number}; expected {self.acknowledged + 1}")
-        traces = list(self._decoded(packets))
-        self.core.push(traces, time.monotonic(), time.time_ns() + round(bounds.ahead_s * NS))
+        unreadable: list[str] = []
+        traces = list(self._decoded(packets, unreadable))
+        now_ns = time.time_ns()
+        latest_ns = now_ns + round(bounds.ahead_s * NS)
+        outcomes = self.core.push(traces, time.monotonic(), latest_ns)
+        count_packets(call, outcomes._replace(refused=outcomes.refused + len(unreadable)))
+        for name, group in by_instrument(filter(_counts, traces)).items():
+            count_record(call, group)
+            count_arrival(call, name, group, now_ns, latest_ns)
+            self.arrived.setdefault(name, arrived_s)
         if packets.finish:
+            for name in self.core.instruments:
+                self.arrived.setdefault(name, arrived_s)
             self.core.flush()
             self.ending = True
         self.acknowledged = packets.number
-        return traces
 
-    def _decoded(self, packets: wire.SessionPackets) -> Iterator[Trace]:
+    def _decoded(self, packets: wire.SessionPackets, unreadable: list[str]) -> Iterator[Trace]:
         """The traces; one that cannot be read is told of, and the others count."""
         items: list[wire.Trace | bytes] = [*packets.waveforms.traces, *packets.waveforms.miniseed]
         for item in items:
             try:
-                yield from read_miniseed(item) if isinstance(item, bytes) else [from_message(item)]
+                traces = read_miniseed(item) if isinstance(item, bytes) else [from_message(item)]
+                if any(len(trace.id) > LONGEST_ID for trace in traces):
+                    raise WaveformError(f"the id of a trace has more than {LONGEST_ID} characters")
+                yield from traces
             except WaveformError as error:
-                self.core.warn(f"packets {packets.number}: {error}")
+                unreadable.append(f"packets {packets.number}: {error}"[:LONGEST_WARNING])
+                self.core.warn(unreadable[-1])
 
     def answer(self, update: Update, counts: bool) -> list[wire.SessionResponse]:
         """What the client should know. It is kept if that could not be found out again."""
@@ -170,6 +201,12 @@ class Sessions:
         self._timer: threading.Timer | None = None
 
     @property
+    def stations(self) -> int:
+        """Instruments that the sessions that go on have state of."""
+        with self._lock:
+            return sum(len(one.core.instruments) for one in self._sessions.values() if not one.finished)
+
+    @property
     def open(self) -> int:
         """Sessions that go on, or may be resumed."""
         with self._lock:
@@ -182,27 +219,49 @@ class Sessions:
     def session(self, requests: Requests, call: Call) -> Iterator[wire.SessionResponse]:
         """One connection of a session: requests in, answers out."""
         call.priority = Priority.REALTIME if call.rights is None else call.rights.most_urgent
-        first = next(requests, None)
+        inbox = _Inbox()
+        threading.Thread(target=_pump, args=(requests, inbox), daemon=True, name="session").start()
+        try:
+            yield from self._connection(self._first(inbox, call), inbox, call)
+        finally:
+            inbox.close()
+            call.cancel()  # whoever reads requests need not go on
+
+    def _first(self, inbox: _Inbox, call: Call) -> wire.SessionRequest:
+        """The request with `start`. Raises Expired if none comes, Unavailable if the server stops first."""
+        until = time.monotonic() + START_S
+        while not (came := inbox.take(1)):
+            call.check()
+            if self._draining.is_set():
+                raise Unavailable("draining: this server is about to stop")
+            if time.monotonic() >= until:
+                raise Expired(f"no request has come within {START_S:g} s; the first of a session has `start`")
+        first, _ = came[0]
+        if isinstance(first, Exception):
+            raise first
         if first is None or first.WhichOneof("content") != "start":
             raise UsageError("the first request of a session must have `start`")
-        resumed = bool(first.start.resume_token)
-        session = self._resumed(first.start.resume_token, call) if resumed else self._opened(first.start, call)
-        owner = object()
-        with self._lock:
-            session.owner, session.detached_s = owner, None
-        with session.lock:  # once the connection that had it until now has done what it is at
-            session.forget(first.seen)
-            session.core.heard(time.monotonic())
-            again = list(session.answers)
+        return first
+
+    def _connection(self, first: wire.SessionRequest, inbox: _Inbox, call: Call) -> Iterator[wire.SessionResponse]:
+        owner, resumed = object(), bool(first.start.resume_token)
+        if resumed:
+            session = self._resumed(first.start.resume_token, owner, call)
+        else:
+            session = self._opened(first.start, owner, call)
         try:
+            with session.lock:  # once the connection that had it until now has done what it is at
+                session.forget(first.seen)
+                session.core.heard(time.monotonic())
+                again = list(session.answers)
             yield session.started(resumed, self.bounds)
             yield from again
             if not session.finished:
-                yield from self._answers(session, owner, requests, call)
+                yield from self._answers(session, owner, inbox, call)
         finally:
             self._detach(session, owner)
 
-    def _opened(self, start: wire.SessionStart, call: Call) -> _Session:
+    def _opened(self, start: wire.SessionStart, owner: object, call: Call) -> _Session:
         version = start.model.version
         if version < 0:
             raise UsageError(f"model.version is {version}; it must be a version number, or 0 for the latest")
@@ -219,24 +278,26 @@ class Sessions:
             there = sum(not one.finished for one in self._sessions.values())
             if there >= self.bounds.sessions:
                 raise Overloaded(f"{there} sessions are open, at most {self.bounds.sessions} may be", RETRY_MS)
+            session.owner = owner
             self._sessions[session.token] = session
         return session
 
-    def _resumed(self, token: str, call: Call) -> _Session:
+    def _resumed(self, token: str, owner: object, call: Call) -> _Session:
         self._forget_old()
-        with self._lock:
+        with self._lock:  # until it has its owner nobody may forget it
             session = self._sessions.get(token)
-        if session is None or session.user != call.user:
-            raise ModelNotFound(
-                "start.resume_token: there is no such session, or its time to resume is over; start a new one"
-            )
-        call.about(session.name, session.version)
+            if session is None or session.user != call.user:
+                raise ModelNotFound(
+                    "start.resume_token: there is no such session, or its time to resume is over; start a new one"
+                )
+            call.about(session.name, session.version)
+            session.owner, session.seen_s = owner, time.monotonic()
         return session
 
     def _detach(self, session: _Session, owner: object) -> None:
         with self._lock:
             if session.owner is owner:
-                session.owner, session.detached_s = None, time.monotonic()
+                session.owner, session.seen_s = None, time.monotonic()
                 if not session.acknowledged:  # there is nothing in it that could be lost
                     self._sessions.pop(session.token, None)
         self._forget_later()
@@ -244,8 +305,7 @@ class Sessions:
     def _forget_later(self) -> None:
         """Look again when the time to resume is over, if there is anything to look for."""
         with self._lock:
-            waiting = any(session.detached_s is not None for session in self._sessions.values())
-            if waiting and (self._timer is None or not self._timer.is_alive()):
+            if self._sessions and (self._timer is None or not self._timer.is_alive()):
                 self._timer = threading.Timer(self.bounds.resume_s + TICK_S, self._on_timer)
                 self._timer.daemon = True
                 self._timer.start()
@@ -256,14 +316,19 @@ class Sessions:
         self._forget_later()
 
     def _forget_old(self) -> None:
-        """Drop the sessions that nobody has resumed in time."""
+        """Drop the sessions that nobody has resumed in time, and of those that have finished the first ones: at most as
+        many may wait for their last answer to be asked for again as may be open."""
         now_s = time.monotonic()
         with self._lock:
             for token, session in list(self._sessions.items()):
-                since = session.detached_s
-                if since is not None and now_s - since >= self.bounds.resume_s:
+                patience_s = self.bounds.resume_s + (0.0 if session.owner is None else STALLED_S)
+                if now_s - session.seen_s >= patience_s and not session.lock.locked():
                     log.info("session of %s is forgotten: not resumed in time", session.manifest.name)
+                    session.forgotten = True
                     del self._sessions[token]
+            finished = [token for token, one in self._sessions.items() if one.finished and one.owner is None]
+            for token in finished[: max(len(finished) - self.bounds.sessions, 0)]:
+                del self._sessions[token]
 
     def _transport(self, session: _Session, call: Call) -> Transport:
         """What computes for a session. Raises Unavailable if the model's version is served no more."""
@@ -274,62 +339,67 @@ class Sessions:
             raise Unavailable(f"version {session.version} of {session.name!r} is served no more; start a new session")
         return served.queue.at(call)
 
-    def _answers(
-        self, session: _Session, owner: object, requests: Requests, call: Call
-    ) -> Iterator[wire.SessionResponse]:
+    def _answers(self, session: _Session, owner: object, inbox: _Inbox, call: Call) -> Iterator[wire.SessionResponse]:
         """Answers as requests come, all that have come worked on together."""
-        inbox = _Inbox()
-        threading.Thread(target=_pump, args=(requests, inbox), daemon=True, name="session").start()
-        todo: deque[wire.SessionPackets] = deque()
+        todo: deque[Waiting] = deque()
         counted_s, gone = time.monotonic(), False
-        try:
-            while not (gone or session.finished):
-                came = inbox.take()
-                gone = None in came
-                with session.lock:
-                    if session.owner is not owner:
-                        raise Unavailable("the session goes on over another connection")
-                    todo.extend(_packets(session, came))
-                    counts = time.monotonic() - counted_s >= COUNTS_S
-                    answers = self._worked(session, todo, call, counts)
-                counted_s = time.monotonic() if counts else counted_s
-                yield from answers
-                self._check_draining(session)
-        finally:
-            inbox.close()
+        while not (gone or session.finished):
+            came = inbox.take()
+            gone = any(item is None for item, _ in came)
+            with session.lock:
+                self._check_owner(session, owner)
+                session.seen_s = time.monotonic()
+                todo.extend(_packets(session, came))
+                counts = time.monotonic() - counted_s >= COUNTS_S
+                answers = self._worked(session, owner, todo, call, counts)
+            counted_s = time.monotonic() if counts else counted_s
+            for answer in answers:
+                yield answer
+                session.seen_s = time.monotonic()
+            self._check_draining(session)
 
     def _worked(
-        self, session: _Session, todo: deque[wire.SessionPackets], call: Call, counts: bool
+        self, session: _Session, owner: object, todo: deque[Waiting], call: Call, counts: bool
     ) -> list[wire.SessionResponse]:
         """Work on the packets, as far as there is room for the answers."""
         if len(session.answers) >= self.bounds.answers:
-            if len(todo) > TOGETHER or sum(packets.ByteSize() for packets in todo) > TOGETHER_BYTES:
+            if len(todo) > TOGETHER or sum(packets.ByteSize() for packets, _ in todo) > TOGETHER_BYTES:
                 raise Overloaded(
                     f"{len(session.answers)} answers have not been seen; say in `seen` which have arrived", RETRY_MS
                 )
             return []
         before = session.acknowledged
         while todo:
-            traces = session.push(todo.popleft(), self.bounds)
-            for group in by_instrument(filter(_counts, traces)).values():
-                count_record(call, group)
+            packets, arrived_s = todo.popleft()
+            session.push(packets, self.bounds, call, arrived_s)
         session.core.expire(time.monotonic())
-        update = self._patiently(session, call)
+        update = self._patiently(session, owner, call)
         count_picks(call, update.picks)
+        count_latency(call, update.picks, session.arrived)
+        session.arrived.clear()
+        if session.ending:
+            count_left(call, [*session.core.instruments, *session.core.ended])
         told = update.picks or update.watermarks or update.expired or update.warnings
         if not (told or counts or session.ending or session.acknowledged != before):
             return []
         return session.answer(update, counts)
 
-    def _patiently(self, session: _Session, call: Call) -> Update:
+    def _patiently(self, session: _Session, owner: object, call: Call) -> Update:
         """Work, and again while the server is overloaded: real-time packets are not given up."""
         while True:
             try:
                 return session.core.work(self._transport(session, call))
             except Overloaded as error:
                 call.check()
+                self._check_owner(session, owner)
                 self._check_draining(session)
                 time.sleep((error.retry_ms or RETRY_MS) / 1000)
+
+    def _check_owner(self, session: _Session, owner: object) -> None:
+        if session.forgotten:
+            raise Unavailable("the session was forgotten: this connection took no answer for too long; start a new one")
+        if session.owner is not owner:
+            raise Unavailable("the session goes on over another connection")
 
     def _check_draining(self, session: _Session) -> None:
         if self._draining.is_set() and not session.finished:
@@ -345,9 +415,9 @@ def _counts(trace: Trace) -> bool:
     return True
 
 
-def _packets(session: _Session, came: list[Item]) -> Iterator[wire.SessionPackets]:
+def _packets(session: _Session, came: list[Came]) -> Iterator[Waiting]:
     """The packets in what has come; what has been seen is forgotten. Raises what was wrong with the stream."""
-    for request in came:
+    for request, arrived_s in came:
         if isinstance(request, Exception):
             raise request
         if request is None:
@@ -356,7 +426,7 @@ def _packets(session: _Session, came: list[Item]) -> Iterator[wire.SessionPacket
             raise UsageError("a request after the first must not have `start`")
         session.forget(request.seen)
         if request.HasField("packets"):
-            yield request.packets
+            yield request.packets, arrived_s
 
 
 def streams(sessions: Sessions) -> Methods:
@@ -386,24 +456,26 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._items: list[Item] = []
+        self._items: list[Came] = []
         self._bytes = 0
         self._closed = False
 
     def put(self, item: Item) -> bool:
         """Wait for room; False if nobody takes anything any more."""
+        arrived_s = time.monotonic()
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._full)
-            self._items.append(item)
-            self._bytes += item.ByteSize() if isinstance(item, wire.SessionRequest) else 0
+            self._items.append((item, arrived_s))
+            self._bytes += _size(item)
             self._changed.notify_all()
             return not self._closed
 
-    def take(self) -> list[Item]:
-        """All that has come; nothing if nothing comes for a while."""
+    def take(self, most: int | None = None) -> list[Came]:
+        """All that has come, or the first of it; nothing if nothing comes for a while."""
         with self._changed:
             self._changed.wait_for(lambda: self._items, TICK_S)
-            found, self._items, self._bytes = self._items, [], 0
+            found, self._items = self._items[:most], [] if most is None else self._items[most:]
+            self._bytes = sum(_size(item) for item, _ in self._items)
             self._changed.notify_all()
             return found
 
@@ -416,6 +488,10 @@ class _Inbox:
     @property
     def _full(self) -> bool:
         return len(self._items) >= TOGETHER or self._bytes >= TOGETHER_BYTES
+
+
+def _size(item: Item) -> int:
+    return item.ByteSize() if isinstance(item, wire.SessionRequest) else 0
 
 
 def _pump(requests: Requests, inbox: _Inbox) -> None:

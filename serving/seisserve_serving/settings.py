@@ -88,7 +88,7 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         Meta(description="Empty: as tuned, else onnxruntime."),
     ] = ""
     precision: Annotated[
-        Literal["", "float32", "int8", "float16", "weights8", "best"],
+        Literal["", "float32", "bfloat16", "int8", "float16", "weights8", "best"],
         Meta(description="Which artifact. Empty: as tuned, else float32."),
     ] = ""
     threads: Annotated[Count, Meta(description="Batches computed at once, over all models. 0: one per processor.")] = 0
@@ -116,6 +116,13 @@ class Compute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     remote_backend_access: Annotated[
         str, Meta(description="TOML file with what it wants: TLS, token (docs/security.md). Empty: nothing.")
     ] = ""
+    run_timeout_s: Annotated[
+        Seconds,
+        Meta(
+            description="Of one run of a network while it is loaded (more for TensorRT, which builds then), and of "
+            "each call of a plain ONNX model with loops. 0: any time."
+        ),
+    ] = 60.0
     nice: Annotated[int, Meta(ge=0, le=19, description="Give way to other processes, as of nice(1). 0: do not.")] = 0
     cpu_affinity: Annotated[str, Meta(description="Processors to run on, as 0-3,6. Empty: all that are allowed.")] = ""
 
@@ -132,7 +139,10 @@ class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ] = False
     batch_mode: Annotated[
         Literal["exact", "fixed"],
-        Meta(description="fixed: always full batches, for answers that are equal bit for bit on any hardware."),
+        Meta(
+            description="fixed: always full batches, of models with parameters of their own, too, for answers that are "
+            "equal bit for bit on any hardware."
+        ),
     ] = "exact"
 
 

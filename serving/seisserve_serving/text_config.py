@@ -19,12 +19,13 @@ __all__ = ["batching", "model_configs", "read_batching", "read_models"]
 log = logging.getLogger(__name__)
 PLATFORMS = ("", "tensorflow", "onnxruntime")
 MOST_BYTES = 16 << 20  # of a text file
+OTHERS = ("batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
 # Batching parameters that have no meaning here, and why; they are read and logged.
 IGNORED = {
     "thread_pool_name": "all models share the lanes of this server",
     "pad_variable_length_inputs": "only inputs of one shape are computed together",
-    "enable_large_batch_splitting": "large requests are always split",
 }
+MOST_ROWS = 8192  # in a batch: a batch of each size is computed before a model is served
 
 
 def read_models(path: Path) -> list[ModelConfig]:
@@ -71,23 +72,45 @@ def read_batching(path: Path) -> Batching:
 
 def batching(message: BatchingParameters, where: str) -> Batching:
     """Batching parameters as the lanes take them. Raises UsageError that names the parameter at fault."""
-    for field, _ in message.ListFields():
-        if field.name in IGNORED:
-            log.warning("%s: %s is ignored: %s", where, field.name, IGNORED[field.name])
     given = {
         name: getattr(message, name).value
-        for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+        for name in ("max_batch_size", *OTHERS, "max_execution_batch_size")
         if message.HasField(name)
     }
-    if message.HasField("max_execution_batch_size"):  # what is computed at once; a request may always be larger
-        given["max_batch_size"] = message.max_execution_batch_size.value
-    for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads"):
+    for name in ("max_batch_size", "max_enqueued_batches", "num_batch_threads", "max_execution_batch_size"):
         if given.get(name, 1) < 1:
             raise UsageError(f"{where}: {name} is {given[name]}; it must be at least 1")
+    rows, sizes = _at_once(message, given, where), tuple(message.allowed_batch_sizes)
+    for name, values in ((rows, [given.get(rows, 0)]), ("allowed_batch_sizes", sizes)):
+        if max(values, default=0) > MOST_ROWS:
+            verb = "has" if values is sizes else "is"
+            raise UsageError(f"{where}: {name} {verb} {max(values)}; it must be at most {MOST_ROWS}")
     try:
-        return Batching(**given, allowed_batch_sizes=tuple(message.allowed_batch_sizes))
+        return Batching(
+            max_batch_size=given.get(rows, 0),
+            **{name: given[name] for name in OTHERS if name in given},
+            allowed_batch_sizes=sizes,
+        )
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{where}: {str(error).replace('max_batch_size', rows)}") from error
+
+
+def _at_once(message: BatchingParameters, given: dict[str, int], where: str) -> str:
+    """Which parameter says how many rows are computed at once; what means nothing is logged. Raises UsageError."""
+    split = message.enable_large_batch_splitting
+    ignored = {field.name: IGNORED[field.name] for field, _ in message.ListFields() if field.name in IGNORED}
+    if message.HasField("enable_large_batch_splitting") and not split.value:
+        ignored["enable_large_batch_splitting"] = "large requests are always split"
+    if "max_execution_batch_size" in given and not split.value:
+        ignored["max_execution_batch_size"] = "it counts with enable_large_batch_splitting only"
+    for name, why in ignored.items():
+        log.warning("%s: %s is ignored: %s", where, name, why)
+    if "max_execution_batch_size" not in given or not split.value:
+        return "max_batch_size"
+    rows, most = given["max_execution_batch_size"], given.get("max_batch_size", MOST_ROWS)
+    if rows > most:
+        raise UsageError(f"{where}: max_execution_batch_size is {rows}; it must be at most max_batch_size, {most}")
+    return "max_execution_batch_size"
 
 
 def _parse(path: Path, message: ModelServerConfig | BatchingParameters) -> None:

@@ -57,7 +57,6 @@ DISCARD_S = 2.0  # for what is left of a body that is too large, so that its sen
 MOST_HEADERS = 32 << 10  # bytes
 COMPRESSED = 1 << 10  # bytes from which on an answer is worth compressing
 BACKLOG = 1024  # connections that wait to be taken
-DEAD = "a computing thread has died"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 WAYS = {"gzip": 31, "deflate": 15}  # zlib's wbits of each content coding
 
@@ -247,7 +246,8 @@ class Web:
 
     async def _healthz(self, request: Request) -> Response:
         """Whether the process can still work; if not, it should be started anew."""
-        return _plain(*(("ok", 200) if self._lanes.alive else (DEAD, 503)))
+        dead = self._models.dead
+        return _plain(dead, 503) if dead else _plain("ok", 200)
 
     async def _readyz(self, request: Request) -> Response:
         """Whether calls should be sent here."""
@@ -255,7 +255,7 @@ class Web:
         return _plain(reason, 503) if reason else _plain("ok", 200)
 
     async def _live(self, request: Request) -> Response:
-        alive = self._lanes.alive
+        alive = not self._models.dead
         return Response(dump({"live": alive}), 200 if alive else 503, media_type=JSON)
 
     async def _ready(self, request: Request) -> Response:
@@ -266,7 +266,7 @@ class Web:
         if self._front.draining:
             return "draining: this server is about to stop"
         if not self._lanes.alive:
-            return DEAD
+            return self._models.dead
         ready, request_type, _ = self._services[kserve_api.INFERENCE_SERVICE]["ServerReady"]
         return "" if ready(request_type(), Call()).ready else "the models are not loaded yet"
 

@@ -139,6 +139,22 @@ def test_batching_parameters_come_from_the_file_and_the_mode_from_the_setting(tm
     assert batching_of(Batch(enable_batching=False)) == Batching(max_batch_size=1)
 
 
+@pytest.mark.parametrize("mode", ["exact", "fixed"])
+def test_the_batch_mode_holds_for_models_with_parameters_of_their_own(tmp_path: Path, mode: str) -> None:
+    """A batch of one window is filled up to the three of the model's own file in fixed mode, and only then."""
+    own = repository(tmp_path) / "cred" / "1"
+    (own / "batching_params.pbtxt").write_text("max_batch_size { value: 3 } max_enqueued_batches { value: 5 }")
+    flags = {"repository": str(tmp_path), "enable_per_model_batching_parameters": "true", "batch_mode": mode}
+    with assembled(rest_api_port="-1", **flags) as server, grpc.insecure_channel(server.address) as channel:
+        batching = {name: server.models.get(name).queue.batching for name in ("cred", "eqtransformer")}
+        assert batching["cred"] == Batching(max_batch_size=3, max_enqueued_batches=5, mode=mode)
+        assert batching["eqtransformer"] == Batching(mode=mode)
+        predict(channel, tmp_path, "cred")
+        with urllib.request.urlopen(f"http://{server.beside[0].address}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+    assert f'seisserve_batch_padding_windows_sum{{model="cred"}} {2 if mode == "fixed" else 0}.0' in text
+
+
 def test_a_model_runs_as_the_settings_say(folder: Path) -> None:
     found = find("cred", folder)
     setup = setup_of(Compute(device_id=1, gpu_mem_limit_mb=512, cudnn_conv_algo_search="DEFAULT", threads=3))(found)

@@ -158,7 +158,7 @@ def test_the_dashboard_runs_on_any_data_source_and_no_panel_lies_over_another() 
     unseen = {metric.name for metric in METRICS if metric.name.startswith("seisserve_") and metric.name not in shown}
     assert unseen == {
         "seisserve_draining", "seisserve_batch_computed_windows", "seisserve_lanes_alive", "seisserve_detections_total",
-        "seisserve_model_load_seconds", "seisserve_station_pick_latency_seconds",
+        "seisserve_model_load_seconds", "seisserve_station_pick_latency_seconds", "seisserve_repository_alive",
     }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def test_one_call_too_many_is_refused_at_once(echo: Echo) -> None:
 
 
 def test_some_calls_are_kept_for_those_that_are_more_urgent(echo: Echo) -> None:
-    echo.front.most_calls = 4
+    echo.front.admission.most_calls = 4
     waiting = [echo.call("wait") for _ in range(3)]
     for _ in waiting:
         assert echo.begun.acquire(timeout=30)

@@ -407,3 +407,122 @@ def test_a_table_made_by_hand_needs_no_repository(tmp_path: Path) -> None:
     gc.collect()
     assert gone.is_set()
     end(models)
+
+
+def test_a_list_that_cannot_be_read_is_told_of_once_and_again_when_it_is_another(
+    tmp_path: Path, started: list[Models], caplog: pytest.LogCaptureFixture
+) -> None:
+    add_bundle(tmp_path / "picker", 1)
+    file = tmp_path / "models.config"
+    good = 'model_config_list { config { name: "picker" base_path: "picker" } }'
+    file.write_text(good)
+    models = Models(Lanes(1))
+    started.append(models)
+    keeper = Repository(models, HOW, Source(file, is_folder=False, poll_s=0.01))
+    keeper.wait()
+    reads = counted(keeper)
+    for number, text in enumerate(["nonsense", good, "nonsense", "other nonsense"]):
+        file.write_text(text)
+        seen = len(reads)
+        eventually(lambda seen=seen: len(reads) > seen + 5)
+        assert caplog.text.count("the models stay as they are") == (1, 1, 2, 3)[number]
+    assert list(models.served) == ["picker"]
+
+
+def counted(keeper: Repository) -> list[int]:
+    """Grows whenever the repository reads its list again."""
+    reads: list[int] = []
+    inner = keeper._list_again
+
+    def again() -> None:
+        inner()
+        reads.append(1)
+
+    keeper._list_again = again  # type: ignore[method-assign]
+    return reads
+
+
+def test_a_folder_that_cannot_be_read_leaves_its_model_and_the_others_as_they_are(
+    tmp_path: Path, started: list[Models], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Root may read everything, so the system's refusal is played: `lost+found` of a volume, a share that hangs."""
+    add_bundle(tmp_path / "picker", 1)
+    (tmp_path / "lost+found").mkdir()
+    closed, real = {"lost+found"}, Path.iterdir
+
+    def iterdir(path: Path) -> Any:
+        if path.name in closed:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    models = served(tmp_path, poll_s=0.02)
+    started.append(models)
+    assert list(models.served) == ["picker"]
+    add_bundle(tmp_path / "other", 1)
+    eventually(lambda: "other" in models.served)
+    closed.add("picker")
+    assert models.repository is not None
+    reads = counted(models.repository)
+    eventually(lambda: len(reads) > 3)
+    assert sorted(models.served) == ["other", "picker"]
+    assert caplog.text.count("lost+found: Permission denied") == 1
+    assert "model picker: it stays as it is" in caplog.text
+
+
+def test_a_repository_that_is_empty_all_at_once_is_taken_for_a_volume_that_has_gone(
+    tmp_path: Path, started: list[Models], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "models"
+    for name in ("picker", "other"):
+        add_bundle(root / name, 1)
+    models = served(root, poll_s=0.02)
+    started.append(models)
+    assert models.repository is not None
+    reads = counted(models.repository)
+    root.rename(tmp_path / "volume")
+    root.mkdir()
+    eventually(lambda: len(reads) > 3)
+    assert sorted(models.served) == ["other", "picker"]
+    assert caplog.text.count("has no model any more") == 1
+    root.rmdir()
+    (tmp_path / "volume").rename(root)
+    shutil.rmtree(root / "other")
+    eventually(lambda: list(models.served) == ["picker"])
+
+
+def test_a_version_that_failed_is_no_failure_any_more_once_it_is_not_asked_for(
+    tmp_path: Path, started: list[Models]
+) -> None:
+    add_bundle(tmp_path / "picker", 1)
+    models = served(tmp_path, poll_s=0.02)
+    started.append(models)
+    add_bundle(tmp_path / "ready", 2, name="picker")
+    damage(tmp_path / "ready" / "2")
+    (tmp_path / "ready" / "2").rename(tmp_path / "picker" / "2")
+    eventually(lambda: 2 in models.failed.get("picker", {}))
+    add_bundle(tmp_path / "picker", 3)
+    eventually(lambda: models.get("picker").version == 3)
+    eventually(lambda: not models.failed)
+    assert states(models)[2] is State.END
+    add_bundle(tmp_path / "other", 1)
+    eventually(lambda: "other" in models.served)
+    add_bundle(tmp_path / "ready", 2, name="other")
+    damage(tmp_path / "ready" / "2")
+    (tmp_path / "ready" / "2").rename(tmp_path / "other" / "2")
+    eventually(lambda: 2 in models.failed.get("other", {}))
+    shutil.rmtree(tmp_path / "other")
+    eventually(lambda: not models.failed and "other" not in models.served)
+
+
+def test_names_that_are_no_text_can_be_told_of(tmp_path: Path, started: list[Models]) -> None:
+    add_bundle(tmp_path / "picker", 1)
+    shutil.copytree(tmp_path / "picker", os.fsdecode(os.fsencode(tmp_path) + b"/nam\xff"))
+    add_bundle(tmp_path / "ready", 2, name="picker")
+    os.symlink("/etc", os.fsencode(tmp_path / "ready" / "2") + b"/link\xff")
+    (tmp_path / "ready" / "2").rename(tmp_path / "picker" / "2")
+    models = served(tmp_path, poll_s=0.02)
+    started.append(models)
+    reason = models.failed["picker"][2]
+    assert "link? is a link that leads out" in reason
+    assert list(models.all_states()) == ["picker"]

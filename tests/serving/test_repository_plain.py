@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from serving.plain_saved_models import add_reader, add_typed
 from serving.small_models import HOW, add_bundle, add_onnx, end, save, served, window
+from serving.test_hostile_bundles import sign
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -370,6 +371,7 @@ def test_the_weights_of_a_bundle_must_be_in_its_file_too(tmp_path: Path) -> None
     model = onnx.load(folder / "model.onnx")
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 2), np.float32), "w"))
     onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    sign(folder, (folder / "model.onnx").read_bytes())
     models = served(tmp_path)
     assert "weights in other files" in models.failed["picker"][1]
     end(models)

@@ -8,14 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seisserve.errors import UsageError
+from seisserve.proto.tensorflow_batching_pb2 import BatchingParameters
 from seisserve_serving.configs import All, Latest, ModelConfig, Specific
 from seisserve_serving.lanes import Batching
 from seisserve_serving.text_config import read_batching, read_models
 
+SPLIT = "enable_large_batch_splitting { value: true }"
 SHIPPED = Path(__file__).parents[2] / "docker" / "models.config"
 
 
@@ -123,11 +126,51 @@ def test_what_is_computed_at_once_counts_where_large_requests_are_split(
 ) -> None:
     text = """
         max_batch_size { value: 1024 } enable_large_batch_splitting { value: true }
-        max_execution_batch_size { value: 16 } thread_pool_name { value: "x" } pad_variable_length_inputs: true"""
+        max_execution_batch_size { value: 16 } allowed_batch_sizes: [4, 16]
+        thread_pool_name { value: "x" } pad_variable_length_inputs: true"""
     with caplog.at_level(logging.WARNING):
-        assert read_batching(write(tmp_path, text)) == Batching(max_batch_size=16)
-    for name in ("enable_large_batch_splitting", "thread_pool_name", "pad_variable_length_inputs"):
+        assert read_batching(write(tmp_path, text)) == Batching(max_batch_size=16, allowed_batch_sizes=(4, 16))
+    for name in ("thread_pool_name", "pad_variable_length_inputs"):
         assert f"{name} is ignored" in caplog.text
+    assert "splitting" not in caplog.text
+
+
+@pytest.mark.parametrize("splitting", ["", "enable_large_batch_splitting { value: false }"])
+def test_what_is_computed_at_once_means_nothing_where_large_requests_are_not_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, splitting: str
+) -> None:
+    """As in TensorFlow Serving. That large requests are split here all the same is told."""
+    text = f"max_batch_size {{ value: 8 }} max_execution_batch_size {{ value: 4 }} {splitting}"
+    with caplog.at_level(logging.WARNING):
+        assert read_batching(write(tmp_path, text)) == Batching(max_batch_size=8)
+    assert "max_execution_batch_size is ignored: it counts with enable_large_batch_splitting only" in caplog.text
+    assert ("enable_large_batch_splitting is ignored: large requests are always split" in caplog.text) == bool(
+        splitting
+    )
+
+
+def test_the_fields_are_those_of_tensorflow_serving() -> None:
+    """Of session_bundle_config.proto: name, number, type."""
+    wrapped = {"Int64Value": "int64", "StringValue": "string", "BoolValue": "bool"}
+    assert {
+        field.number: (field.name, wrapped[field.message_type.name] if field.message_type else field.type)
+        for field in BatchingParameters.DESCRIPTOR.fields
+    } == {
+        1: ("max_batch_size", "int64"),
+        2: ("batch_timeout_micros", "int64"),
+        3: ("max_enqueued_batches", "int64"),
+        4: ("num_batch_threads", "int64"),
+        5: ("thread_pool_name", "string"),
+        6: ("allowed_batch_sizes", FieldDescriptor.TYPE_INT64),
+        7: ("pad_variable_length_inputs", FieldDescriptor.TYPE_BOOL),
+        8: ("enable_large_batch_splitting", "bool"),
+        9: ("max_execution_batch_size", "int64"),
+    }
+
+
+def test_an_unknown_parameter_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'text file: 3:1 : .*no field named "max_batch"'):
+        read_batching(write(tmp_path, "# one\nmax_batch_size { value: 8 }\nmax_batch { value: 8 }\n"))
 
 
 @pytest.mark.parametrize(
@@ -139,6 +182,20 @@ def test_what_is_computed_at_once_counts_where_large_requests_are_split(
         ("batch_timeout_micros { value: -5 }", "batch_timeout_micros is -5; it must not be negative"),
         ("allowed_batch_sizes: 4 allowed_batch_sizes: 2", "allowed_batch_sizes"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: 4", "allowed_batch_sizes end with 4; max_batch_size is 8"),
+        ("max_batch_size { value: 8193 }", "max_batch_size is 8193; it must be at most 8192"),
+        ("allowed_batch_sizes: 9223372036854775807", "allowed_batch_sizes has 9223372036854775807; .* at most 8192"),
+        (
+            f"max_batch_size {{ value: 8 }} max_execution_batch_size {{ value: 16 }} {SPLIT}",
+            "max_execution_batch_size is 16; it must be at most max_batch_size, 8",
+        ),
+        (
+            f"max_batch_size {{ value: 8 }} max_execution_batch_size {{ value: 0 }} {SPLIT}",
+            "max_execution_batch_size is 0; it must be at least 1",
+        ),
+        (
+            f"max_batch_size {{ value: 64 }} max_execution_batch_size {{ value: 16 }} allowed_batch_sizes: 64 {SPLIT}",
+            "allowed_batch_sizes end with 64; max_execution_batch_size is 16",
+        ),
         ("max_batch_size: 8", "not a BatchingParameters text file"),
         ("maximum { value: 8 }", 'no field named "maximum"'),
     ],
