@@ -92,7 +92,7 @@ $(PEERS)/.done:
 
 # Other model servers with the same ONNX file and calls, each in an environment of its own in that folder.
 bench-peer-servers: setup
-	$(BIN)/python tests/benchmarks/peers_servers.py --environments $(PEERS)
+	$(BIN)/python tests/benchmarks/peers_servers.py --environments $(PEERS) -o docs/tables/peers_servers
 
 clean:
 	rm -rf $(VENV) $(VENV)-proto $(PEERS) build dist seisserve-demo

@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin
 import click
 
 from seisserve.extras import need
+from seisserve.memory import keep
 from seisserve_serving.settings import Field, as_toml, fields, read
 
 __all__ = ["serve"]
@@ -86,6 +87,7 @@ def serve(repository: str | None, config: Path | None, print_config: bool, verbo
 
     logs.configure(settings.operation.log_format, settings.operation.log_level)
     settle(settings.compute.cpu_affinity, settings.compute.nice)
+    keep()
     server = assemble(settings)
     click.echo(f"seisserve: serving {', '.join(server.models.served)} on {server.address}")
     for other in server.beside:

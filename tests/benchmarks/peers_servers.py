@@ -1,207 +1,122 @@
 """What other model servers carry on loopback, beside ours: the same ONNX file, the same calls, in the same run.
 
-    python tests/benchmarks/peers_servers.py [--environments .venv-peers] [--seconds 5] [--rounds 3]
+    python tests/benchmarks/peers_servers.py [--environments .venv-peers] [--seconds 2] [--rounds 3] [-o TABLE]
+        [--keep ROUNDS.json]
 
 Run with `make bench-peer-servers`. Each server has an environment of its own in that folder, which this script makes at
-the versions below (`peer_servers/serve_NAME.py` is what runs there), onnxruntime in float32 at our version, one thread
-a session, as many sessions as INSTANCES says, and dynamic batching where it has it. gRPC's V2 protocol with raw
-contents, HTTP where a server has nothing else. Rounds alternate between servers; each is started for its round and
-alone on the computer, and its answers must equal ours. Memory is that of all its processes after the load, pages that
-they share counted once. Medians and ranges are printed; a server that cannot be installed or does not answer is in the
-table with the reason. Linux only.
+the versions below (`peer_servers/serve_NAME.py` is what runs there), onnxruntime at our version, one thread a session,
+as many sessions as INSTANCES says. gRPC with raw contents, HTTP where a server has nothing else. Rounds alternate
+between servers; each is started for its round and alone on the computer, and its answers must equal those of a bare
+session. What other processes disturb is measured again. Memory is that of all its processes after the load. A server
+that cannot be installed or does not answer is in the table with the reason, and rounds in which it failed stand below.
+A machine that is never quiet for long is measured in several runs with the same ROUNDS.json; each adds to it. Linux
+only.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
+from measuring import machine, markdown, write_csv
 from peer_servers.callers import Plan
+from peer_servers.processes import INSTANCES, MOST, NAME, Failed, Running, Server, prepared, running
 from server_load import CASES, Bare
 
 from seisserve.bundle import Bundle, find, golden
-from seisserve.runtime import processors
-from seisserve.runtimes.setup import processor
+from seisserve.runtime import OnnxRuntime
 
-HERE = Path(__file__).parent / "peer_servers"
-NAME = "network"
-INSTANCES = 2
-MOST = 64  # windows of a call and of a batch
 TOLERANCE = 1e-5
-START_S = 120
-STOP_S = 20
+WARM_S = 0.5
 ONNXRUNTIME = f"onnxruntime=={version('onnxruntime')}"
-
-
-class Server(NamedTuple):
-    """A way to serve the file. environment: folder of its Python; empty: this one. requirements: the first one is the
-    server itself."""
-
-    title: str
-    environment: str
-    script: str
-    protocol: str = "grpc"
-    requirements: tuple[str, ...] = ()
-
-
-class Failed(Exception):
-    """A server that cannot be measured, with the reason in one line."""
-
-
-OURS = Server("seisserve", "", "")
-PEERS = {
-    "triton": Server("Triton, Python backend", "pytriton", "serve_triton.py", "grpc", ("nvidia-pytriton==0.7.0",)),
-    "pytriton": Server("PyTriton", "pytriton", "serve_pytriton.py", "grpc", ("nvidia-pytriton==0.7.0",)),
-    "kserve": Server("KServe Python", "kserve", "serve_kserve.py", "grpc", ("kserve==0.21.0",)),
-    # its worker processes do not start with the event loop of a later uvloop
-    "mlserver": Server("MLServer", "mlserver", "serve_mlserver.py", "grpc", ("mlserver==1.7.1", "uvloop<0.22")),
-    "bentoml": Server("BentoML (HTTP, raw)", "bentoml", "serve_bentoml.py", "http", ("bentoml==1.4.39",)),
+# whether more of it is better
+FIGURES = {"1 caller p50": False, "1 caller p99": False} | {
+    f"{case} rate": True for case in CASES if case != "1 caller"
 }
+MEMORY, OTHERS = "memory", "others"  # in MB; the share of the processors that went to other processes, in percent
+MOST_OTHERS, TIMES = 10, 3  # such a share disturbs; how often to try
+BASE = "seisserve V2"
+LANES, TRITON = f"{INSTANCES} lanes, dynamic batching", ("nvidia-pytriton==0.7.0",)
+SERVERS = {
+    "seisserve": Server("seisserve", LANES, protocols=("V2", "TFS"), options=("--runtime", "onnxruntime")),
+    "int8": Server("seisserve, int8", LANES, options=("--runtime", "onnxruntime"), precision="int8"),
+    "openvino": Server(
+        "seisserve, OpenVINO", LANES, requirements=("openvino",), options=("--runtime", "openvino")
+    ),
+    "triton": Server(
+        "Triton, Python backend", f"{INSTANCES} instances (processes), dynamic batching", "serve_triton.py",
+        requirements=TRITON, environment="pytriton",
+    ),
+    "pytriton": Server(
+        "PyTriton", f"{INSTANCES} functions in one process, dynamic batching", "serve_pytriton.py",
+        requirements=TRITON, environment="pytriton",
+    ),
+    "kserve": Server(
+        "KServe Python", f"{INSTANCES} sessions in threads, no batching", "serve_kserve.py",
+        requirements=("kserve==0.21.0",), environment="kserve",
+    ),
+    # its worker processes do not start with the event loop of a later uvloop
+    "mlserver": Server(
+        "MLServer", f"{INSTANCES} processes, no batching (its own is slower)", "serve_mlserver.py",
+        requirements=("mlserver==1.7.1", "uvloop<0.22"), environment="mlserver",
+    ),
+    "bentoml": Server(
+        "BentoML", f"{INSTANCES} processes, no batching", "serve_bentoml.py", ("HTTP",), ("bentoml==1.4.39",), "bentoml"
+    ),
+    "plain": Server("grpcio alone, blocking", f"{INSTANCES} threads, no batching", "serve_plain.py"),
+}  # fmt: skip
+Measured = dict[str, dict[str, dict[str, float]]]  # by server and protocol; by round; by case and figure
 
 
-def prepared(server: Server, environments: Path) -> Path:
-    """The Python of the server's environment, which is made if it is not there or was made for other versions."""
-    folder = environments / server.environment
-    python, done, wanted = folder / "bin" / "python", folder / ".done", "\n".join([*server.requirements, ONNXRUNTIME])
-    if not done.exists() or done.read_text() != wanted:
-        for command in (
-            [sys.executable, "-m", "venv", "--clear", str(folder)],
-            [str(python), "-m", "pip", "install", "--quiet", *wanted.splitlines()],
-        ):
-            ended = subprocess.run(command, capture_output=True, text=True, check=False)
-            if ended.returncode:
-                raise Failed(f"not installed: {reason(ended.stderr)}")
-        done.write_text(wanted)
-    return python
-
-
-def reason(said: str) -> str:
-    """The last line that names an error, else the last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or ["it said nothing"])[-1][:160].replace("|", "/")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-class Running:
-    """A server, with a folder of its own for what it keeps."""
-
-    def __init__(self, server: Server, python: Path, onnx: Path, folder: Path) -> None:
-        self.server, self.port = server, free_port()
-        told = {"ONNX": str(onnx), "NAME": NAME, "PORT": str(self.port), "INSTANCES": str(INSTANCES), "MOST": str(MOST)}
-        # what they keep goes to the folder, and BentoML tells nobody that it ran
-        kept = {"TMPDIR": str(folder), "PYTRITON_HOME": str(folder), "BENTOML_HOME": str(folder)}
-        quiet = {"BENTOML_DO_NOT_TRACK": "true", "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [str(python), server.script]
-        if server is OURS:
-            command = [str(python), "-m", "seisserve", "serve", "--model_name", NAME, "--model_base_path",
-                       str(onnx.parents[1]), "--port", str(self.port), "--rest_api_port", "0", "--threads",
-                       str(INSTANCES), "--runtime", "onnxruntime", "--precision", "float32"]  # fmt: skip
-        self._log, self._mark = folder / "log", f"TMPDIR={folder}".encode()
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                command, cwd=HERE, env={**os.environ, **told, **kept, **quiet}, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def measured(self, plan: Plan) -> dict[str, Any]:
-        """What the callers say."""
-        command = [sys.executable, str(HERE / "callers.py"), json.dumps(asdict(plan))]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise Failed(reason(ended.stderr))
-        found: dict[str, Any] = json.loads(ended.stdout)
-        return found
-
-    def wait(self, plan: Plan) -> None:
-        """Until it answers the plan, and as we do."""
-        end = time.monotonic() + START_S
-        while True:
-            try:
-                self.measured(plan)
-                return
-            except Failed as failed:
-                if "differ" in str(failed):
-                    raise
-                if self._process.poll() is not None:
-                    said = self._log.read_text(errors="replace")
-                    raise Failed(f"ended at its start: {reason(said)}") from failed
-                if time.monotonic() > end:
-                    raise Failed(f"no answer within {START_S} s: {failed}") from failed
-                time.sleep(0.5)
-
-    def memory_mb(self) -> float:
-        """Of all its processes, in MB of 2**20 bytes."""
-        total = 0
-        for process in self._processes():
-            text = Path(f"/proc/{process}/smaps_rollup").read_text()
-            total += int(text.partition("\nPss:")[2].split()[0])
-        return total / 1024
-
-    def _processes(self) -> list[int]:
-        """Those that it started, and those that these started: all have its folder in their environment."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(PermissionError, FileNotFoundError, ProcessLookupError):  # of others, or it has just ended
-                if self._mark in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
-        return found
-
-    def stop(self) -> None:
-        """Asked first; what is left after that is ended."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + STOP_S
-        while self._processes() and time.monotonic() < end:
-            self._process.poll()
-            time.sleep(0.1)
-        for process in self._processes():
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        self._process.wait()
-
-
-@contextmanager
-def running(server: Server, python: Path, onnx: Path) -> Iterator[Running]:
-    """A server, stopped at the end."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        found = Running(server, python, onnx, Path(folder))
-        try:
-            yield found
-        finally:
-            found.stop()
-
-
-def examples(bundle: Bundle, folder: Path) -> str:
+def examples(bundle: Bundle, folder: Path, precision: str) -> str:
     """A file of golden windows and what the bare network makes of them."""
     windows, _ = golden(bundle.folder)
     windows = np.resize(windows, (MOST, *windows.shape[1:]))
-    outputs = Bare(bundle, "float32").sessions[0].predict(bundle.manifest, {bundle.manifest.input.name: windows})
-    path = folder / "examples.npz"
+    network = OnnxRuntime(bundle, 1, precision)
+    outputs = network.predict(bundle.manifest, {bundle.manifest.input.name: windows})
+    path = folder / f"{precision}.npz"
     np.savez(path, inputs=windows, outputs=outputs[bundle.manifest.output.name])
     return str(path)
+
+
+def measure(one: Running, plan: Plan, seconds: float) -> dict[str, dict[str, float]]:
+    """All cases of a round, by protocol. plan: large calls, until the server is there and warm. Raises Failed."""
+    one.wait(plan)
+    plan = replace(plan, cases=list(CASES.values()), seconds=seconds)
+    found = {protocol: undisturbed(one, replace(plan, protocol=protocol)) for protocol in one.server.protocols}
+    memory = one.memory_mb()
+    return {protocol: {**figures, MEMORY: memory} for protocol, figures in found.items()}
+
+
+def undisturbed(one: Running, plan: Plan) -> dict[str, float]:
+    """What the callers say, while other processes leave the processors alone. Raises Failed."""
+    for _ in range(TIMES):
+        said = one.measured(plan)
+        if 100 * one.others <= MOST_OTHERS:
+            found = zip(CASES, said, strict=True)
+            figures = {f"{case} {key}": value for case, values in found for key, value in values.items()}
+            return {**figures, OTHERS: 100 * one.others}
+    raise Failed(f"other processes took {one.others:.0%} of the processors")
+
+
+def ratio(measured: Measured, row: str, figure: str) -> float:
+    """How many times as fast as our V2 in float32: the median over the rounds that both have; nan without any."""
+    ours, theirs = measured[BASE], measured[row]
+    pairs = [(ours[number][figure], theirs[number][figure]) for number in ours.keys() & theirs.keys()]
+    found = [their / our if FIGURES[figure] else our / their for our, their in pairs]
+    return statistics.median(found) if found else float("nan")
 
 
 def spread(values: list[float], digits: int = 0) -> str:
@@ -210,82 +125,150 @@ def spread(values: list[float], digits: int = 0) -> str:
     return f"{middle} ({least} to {largest})" if len(values) > 1 else middle
 
 
-def row(server: Server, found: dict[str, list[float]]) -> str:
-    """A line of the table."""
-    cells = [f"{spread(found['1 caller p50'], 2)} / {spread(found['1 caller p99'], 2)}"]
-    cells += [spread(found[f"{case} rate"]) for case in CASES if case != "1 caller"]
-    return f"| {server.title} | {' | '.join(cells)} | {spread(found['memory'])} |"
+def line(measured: Measured, row: str) -> list[str]:
+    """A line of the table, after the server's name, protocol and way."""
+    rounds = list(measured[row].values())
+    cells = []
+    for figure, more in FIGURES.items():
+        text = spread([one[figure] for one in rounds], 0 if more else 2)
+        cells.append(text if row == BASE else f"{text} ×{ratio(measured, row, figure):.2f}")
+    return [f"{cells[0]} / {cells[1]}", *cells[2:], spread([one[MEMORY] for one in rounds]), str(len(rounds))]
 
 
-def versions(servers: dict[str, Server], pythons: dict[str, Path]) -> str:
-    """Of the servers that are installed."""
-    found = {"seisserve": version("seisserve"), "onnxruntime": version("onnxruntime")}
-    for name, python in pythons.items():
-        package = servers[name].requirements[0].partition("==")[0]
-        code = f"from importlib.metadata import version; print(version({package!r}))"
-        found[package] = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    return ", ".join(f"{package} {number}" for package, number in found.items())
+def table(measured: Measured, failed: dict[str, list[str]]) -> str:
+    """For people."""
+    head = ["server", "protocol", "computes in", "1 caller, p50 / p99 ms", "8 callers, windows/s",
+            "32 callers, windows/s", "2 callers of 64 windows, windows/s", "memory, MB", "rounds"]  # fmt: skip
+    lines, left_out = [], []
+    for row, rounds in measured.items():
+        name, protocol = row.split()
+        server, reasons = SERVERS[name], failed.get(name, [])
+        cells = line(measured, row) if rounds else [f"not measured: {(reasons or ['left out'])[-1]}", *[""] * 5]
+        lines.append([server.title, protocol, server.computes, *cells])
+        left_out += [f"\n{server.title} is not in the figures of {why}\n" for why in reasons if rounds]
+    return markdown([head, *lines]) + "".join(dict.fromkeys(left_out))
+
+
+def rows(measured: Measured, versions: dict[str, str], common: dict[str, Any]) -> list[dict[str, Any]]:
+    """For programs: one for each server that was measured, protocol, case and figure."""
+    found = []
+    for row, rounds in measured.items():
+        name, protocol = row.split()
+        server = SERVERS[name]
+        what = {"server": server.title, "version": versions.get(name, ""), "protocol": protocol,
+                "precision": server.precision, "computes_in": server.computes}  # fmt: skip
+        for figure in [*FIGURES, MEMORY, OTHERS] if rounds else []:
+            values = [one[figure] for one in rounds.values()]
+            case, _, key = figure.rpartition(" ")
+            callers, windows = CASES.get(case, ("", ""))
+            unit = {"rate": "windows/s", MEMORY: "MB", OTHERS: "%"}.get(key, "ms")
+            found.append({
+                **what, "callers": callers, "windows": windows, "figure": key, "unit": unit,
+                "median": round(statistics.median(values), 3), "smallest": round(min(values), 3),
+                "largest": round(max(values), 3),
+                "times_seisserve": round(ratio(measured, row, figure), 3) if figure in FIGURES else "",
+                "rounds": len(values), **common,
+            })  # fmt: skip
+    return found
+
+
+def package_of(server: Server) -> str:
+    """What its version is of."""
+    if server.environment:
+        return server.requirements[0].partition("==")[0]
+    return "grpcio" if server.script else "seisserve"
+
+
+def version_of(server: Server, python: Path) -> str:
+    """As it is installed."""
+    code = f"from importlib.metadata import version; print(version({package_of(server)!r}))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @click.command()
 @click.option("--model", default="phasenet", show_default=True)
 @click.option("--environments", type=click.Path(path_type=Path), default=Path(".venv-peers"), show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="Of each case in each round.")
+@click.option("--seconds", default=2.0, show_default=True, help="Of each case in each round.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--only", multiple=True, type=click.Choice(list(PEERS)), help="These servers beside ours.")
-def main(model: str, environments: Path, seconds: float, rounds: int, only: tuple[str, ...]) -> None:
+@click.option("--only", multiple=True, type=click.Choice(list(SERVERS)), help="These servers beside ours.")
+@click.option("--keep", type=click.Path(path_type=Path), help="File of the rounds so far; it is read, and added to.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Table to write, as .md and .csv.")
+def main(
+    model: str,
+    environments: Path,
+    seconds: float,
+    rounds: int,
+    only: tuple[str, ...],
+    keep: Path | None,
+    output: Path | None,
+) -> None:
     """Print a table."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("stopped"))  # so that no server is left behind
     bundle = find(model)
     _, onnx = bundle.artifact("onnx", "float32")
     onnx = onnx.resolve()
-    peers = {name: PEERS[name] for name in only or PEERS}
+    servers = {name: server for name, server in SERVERS.items() if name in (*(only or SERVERS), "seisserve")}
     pythons: dict[str, Path] = {}
-    failed: dict[str, str] = {}
-    for name, server in peers.items():
+    failed: dict[str, list[str]] = defaultdict(list)
+    for name, server in servers.items():
         click.echo(f"environment of {server.title}", err=True)
         try:
-            pythons[name] = prepared(server, environments.absolute())
+            pythons[name] = prepared(server, environments.absolute(), ONNXRUNTIME)
         except Failed as why:
-            failed[name] = str(why)
-    bare, rates = Bare(bundle, "float32"), []
-    measured: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+            failed[name].append(str(why))
+    what = {"model": model, "seconds": seconds, **machine()}
+    bare, rates = Bare(bundle, "float32"), {}
+    measured: Measured = {f"{name} {protocol}": {} for name in servers for protocol in servers[name].protocols}
+    if keep and keep.exists():
+        kept = json.loads(keep.read_text())
+        if kept["what"] != what:
+            raise click.UsageError(f"{keep} is of {kept['what']}; this is {what}")
+        rates, measured = kept["rates"], measured | kept["measured"]
     with tempfile.TemporaryDirectory() as folder:
-        path = examples(bundle, Path(folder))
-        for number in range(rounds):
-            rates.append(bare.rate(seconds))
-            for name, server in {"seisserve": OURS, **peers}.items():
-                if name in failed:
-                    continue
-                click.echo(f"round {number + 1} of {rounds}: {server.title}", err=True)
+        expected = {precision: examples(bundle, Path(folder), precision)
+                    for precision in {server.precision for server in servers.values()}}  # fmt: skip
+        for number in range(1, rounds + 1):
+            now = str(time.time())
+            rates[now] = bare.rate(seconds)
+            for name, python in pythons.items():
+                server = servers[name]
+                click.echo(f"round {number} of {rounds}: {server.title}", err=True)
+                plan = Plan(server.protocols[0], 0, NAME, bundle.manifest.input.name, expected[server.precision],
+                            [(INSTANCES, MOST)], WARM_S, TOLERANCE)  # fmt: skip
                 try:
-                    with running(server, pythons.get(name, Path(sys.executable)), onnx) as one:
-                        found = measured[name]
-                        plan = {"protocol": server.protocol, "port": one.port, "name": NAME, "examples": path,
-                                "input": bundle.manifest.input.name, "tolerance": TOLERANCE}  # fmt: skip
-                        one.wait(Plan(**plan, callers=INSTANCES, windows=MOST, seconds=0.5))
-                        for case, (callers, windows) in CASES.items():
-                            said = one.measured(Plan(**plan, callers=callers, windows=windows, seconds=seconds))
-                            for key in ("rate", "p50", "p99", "worst"):
-                                found[f"{case} {key}"].append(said[key])
-                        found["memory"].append(one.memory_mb())
+                    with running(server, python, onnx) as one:
+                        for protocol, found in measure(one, replace(plan, port=one.port), seconds).items():
+                            measured[f"{name} {protocol}"][now] = found
                 except Failed as why:
-                    failed[name] = str(why)
-    if "seisserve" in failed:
-        raise click.ClickException(f"our own server: {failed['seisserve']}")
-    worst = max(
-        max(values) for found in measured.values() for key, values in found.items() if key.endswith("worst")
-    )  # fmt: skip
-    click.echo(f"{processor()}, {processors()} processors; {model}, float32, {INSTANCES} sessions of one thread; "
-               f"{versions(peers, pythons)}. {rounds} rounds of {seconds:g} s: medians (smallest to largest). "
-               f"Answers differ by at most {worst:.1g}.\n"
-               f"Bare sessions side by side, {bare.size} windows a call: {spread(rates)} windows/s\n")  # fmt: skip
-    click.echo("| server | 1 caller, p50 / p99 ms | 8 callers, windows/s | 32 callers, windows/s "
-               "| 2 callers of 64 windows, windows/s | resident MB |\n|" + " --- |" * 6)  # fmt: skip
-    for name, server in {"seisserve": OURS, **peers}.items():
-        if name in failed:
-            click.echo(f"| {server.title} | {failed[name]} | | | | |")
-        else:
-            click.echo(row(server, measured[name]))
+                    failed[name].append(f"round {number}: {why}")
+                if keep:
+                    keep.write_text(json.dumps({"what": what, "rates": rates, "measured": measured}))
+    versions = {name: version_of(servers[name], python) for name, python in pythons.items()}
+    text = heading(what, measured, versions, f"{bare.size} windows a call, {spread(list(rates.values()))} windows/s")
+    text += table(measured, failed)
+    click.echo(text)
+    common = {"model": model, "seconds": seconds, "bare_windows_s": round(statistics.median(rates.values()))}
+    if output:
+        output.with_suffix(".md").write_text(text)
+        write_csv(output.with_suffix(".csv"), rows(measured, versions, common))
+    if not measured[BASE]:
+        raise click.ClickException("our own server was not measured")
+
+
+def heading(what: dict[str, Any], measured: Measured, versions: dict[str, str], bare: str) -> str:
+    """What stands above the table."""
+    packages = {package_of(SERVERS[name]): number for name, number in versions.items()}
+    listed = ", ".join(f"{package} {number}" for package, number in packages.items())
+    others = [one[OTHERS] for all_rounds in measured.values() for one in all_rounds.values()]
+    return (
+        f"{what['model']}, the same ONNX file in float32 unless the line says int8; onnxruntime {what['onnxruntime']}, "
+        f"OpenVINO {what['openvino']}, one thread a session; {listed}. {what['cores']} cores of {what['processor']}, "
+        f"{what['system']}, Python {what['python']}; the callers run on the same cores, other processes took at most "
+        f"{max(others, default=0):.0f} % of them. Rounds of {what['seconds']:g} s, servers taking turns: medians "
+        f"(smallest to largest). ×: how many times as fast as the first line in the same round, the median; above 1 "
+        f"that server is ahead. Answers equal a bare session's within {TOLERANCE:g}. Bare sessions side by side, "
+        f"{bare}.\n\n"
+    )
 
 
 if __name__ == "__main__":

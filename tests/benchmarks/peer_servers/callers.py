@@ -1,7 +1,7 @@
 """The callers of `peers_servers.py`: asyncio on uvloop in a process of their own, each with a connection of its own.
 
-Told by a JSON object (`Plan`); each caller's first answer is held against the expected one. Prints windows a second and
-the latencies of the calls, after half a second that does not count.
+Told by a JSON object (`Plan`); each caller's first answer is held against the expected one. Prints a list, for each
+case windows a second and the latencies of the calls, after a moment that does not count.
 """
 
 from __future__ import annotations
@@ -13,45 +13,58 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from seisserve.proto import inference_wire_pb2 as wire
+from seisserve.proto import inference_wire_pb2 as inference
+from seisserve.proto import tensorflow_serving_wire_pb2 as tensorflow_serving
+from seisserve.tensors import to_array, to_proto
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
+V2 = "/inference.GRPCInferenceService/ModelInfer"
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 LIMITS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-SKIP_S = 0.5
+SKIP_S = 0.3
 TIMEOUT_S = 30.0
+Windows = NDArray[np.float32]
 Call = Callable[[], Awaitable[bytes]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """protocol: `grpc` (V2, raw contents) or `http` (bytes to /raw). windows: of a call. examples: file of arrays
-    `inputs` and `outputs` with at least so many windows."""
+    """protocol: `V2` (gRPC, raw contents), `TFS` (Predict of TensorFlow Serving) or `HTTP` (bytes to /raw). examples:
+    file of arrays `inputs` and `outputs`. cases: callers, and windows of a call (at most as many as there are
+    examples); one case after the other, each for so many seconds."""
 
     protocol: str
     port: int
     name: str
     input: str
     examples: str
-    callers: int
-    windows: int
+    cases: list[tuple[int, int]]
     seconds: float
     tolerance: float
 
 
-def grpc_caller(plan: Plan, number: int, windows: NDArray[np.float32]) -> Call:
-    """ModelInfer with raw contents."""
-    tensor = wire.ModelInferRequest.InferInputTensor(name=plan.input, datatype="FP32", shape=windows.shape)
-    request = wire.ModelInferRequest(model_name=plan.name, inputs=[tensor], raw_input_contents=[windows.tobytes()])
-    body = request.SerializeToString()
-    # a setting of its own, or gRPC would put all of them on one connection
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{plan.port}", options=[*LIMITS, ("seisserve.caller", number)])
-    method = channel.unary_unary(INFER)
+def message(plan: Plan, windows: Windows) -> tuple[str, bytes]:
+    """The gRPC method, and its request."""
+    if plan.protocol == "TFS":
+        predict = tensorflow_serving.PredictRequest()
+        predict.model_spec.name = plan.name
+        predict.inputs[plan.input].CopyFrom(to_proto(windows))
+        return PREDICT, predict.SerializeToString()
+    tensor = inference.ModelInferRequest.InferInputTensor(name=plan.input, datatype="FP32", shape=windows.shape)
+    infer = inference.ModelInferRequest(model_name=plan.name, inputs=[tensor], raw_input_contents=[windows.tobytes()])
+    return V2, infer.SerializeToString()
+
+
+def grpc_caller(plan: Plan, channel: grpc.aio.Channel, windows: Windows) -> Call:
+    """Calls of the method."""
+    path, body = message(plan, windows)
+    method = channel.unary_unary(path)
 
     async def call() -> bytes:
         answer: bytes = await method(body, timeout=TIMEOUT_S)
@@ -60,7 +73,7 @@ def grpc_caller(plan: Plan, number: int, windows: NDArray[np.float32]) -> Call:
     return call
 
 
-async def http_caller(plan: Plan, windows: NDArray[np.float32]) -> Call:
+async def http_caller(plan: Plan, windows: Windows) -> tuple[Call, asyncio.StreamWriter]:
     """POST on a connection that stays, as lean as it can be."""
     reader, writer = await asyncio.open_connection("127.0.0.1", plan.port, limit=2**22)
     body, shape = windows.tobytes(), ",".join(map(str, windows.shape))
@@ -76,27 +89,39 @@ async def http_caller(plan: Plan, windows: NDArray[np.float32]) -> Call:
                 raise SystemExit(f"answered {answer[:200]!r}")
             return await reader.readexactly(int(length[1]))
 
-    return call
+    return call, writer
 
 
-def difference(plan: Plan, answer: bytes, expected: NDArray[np.float32]) -> float:
+def difference(plan: Plan, answer: bytes, expected: Windows) -> float:
     """The largest, from what is expected."""
-    if plan.protocol == "grpc":
-        answer = wire.ModelInferResponse.FromString(answer).raw_output_contents[0]
+    if plan.protocol == "TFS":
+        ((name, tensor),) = tensorflow_serving.PredictResponse.FromString(answer).outputs.items()
+        return float(np.abs(to_array(tensor, name) - expected).max())
+    if plan.protocol == "V2":
+        answer = inference.ModelInferResponse.FromString(answer).raw_output_contents[0]
     return float(np.abs(np.frombuffer(answer, np.float32).reshape(expected.shape) - expected).max())
 
 
-async def run(plan: Plan) -> dict[str, object]:
-    """Call until the seconds are over."""
+async def run(plan: Plan, callers: int, size: int) -> dict[str, Any]:
+    """One case, until the seconds are over."""
     examples = np.load(plan.examples)
-    windows, expected = (examples[name][: plan.windows] for name in ("inputs", "outputs"))
-    calls = [
-        grpc_caller(plan, number, windows) if plan.protocol == "grpc" else await http_caller(plan, windows)
-        for number in range(plan.callers)
-    ]
+    windows, expected = (examples[name][:size] for name in ("inputs", "outputs"))
+    calls: list[Call] = []
+    writers: list[asyncio.StreamWriter] = []
+    channels: list[grpc.aio.Channel] = []
+    for number in range(callers):
+        if plan.protocol == "HTTP":
+            call, writer = await http_caller(plan, windows)
+            calls.append(call)
+            writers.append(writer)
+        else:
+            # a setting of its own, or gRPC would put all of them on one connection
+            options = [*LIMITS, ("seisserve.caller", number)]
+            channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{plan.port}", options=options))
+            calls.append(grpc_caller(plan, channels[-1], windows))
     worst = max([difference(plan, await call(), expected) for call in calls])
     if not worst <= plan.tolerance:
-        raise SystemExit(f"answers differ by {worst:.2g} from ours")
+        raise SystemExit(f"answers differ by {worst:.2g} from the bare network's")
     took: list[float] = []
     begin = time.perf_counter() + SKIP_S
     end = begin + plan.seconds
@@ -108,11 +133,20 @@ async def run(plan: Plan) -> dict[str, object]:
                 took.append(now - sent)
 
     await asyncio.gather(*map(again_and_again, calls))
+    for channel in channels:
+        await channel.close()
+    for writer in writers:
+        writer.close()
     if not took:
         raise SystemExit(f"no call was answered within {plan.seconds:g} s")
     p50, p99 = 1e3 * np.percentile(took, (50, 99))
-    return {"rate": len(took) * plan.windows / plan.seconds, "p50": p50, "p99": p99, "worst": worst}
+    return {"rate": len(took) * size / plan.seconds, "p50": p50, "p99": p99, "worst": worst}
+
+
+async def run_all(plan: Plan) -> list[dict[str, Any]]:
+    """All cases."""
+    return [await run(plan, callers, windows) for callers, windows in plan.cases]
 
 
 if __name__ == "__main__":
-    print(json.dumps(uvloop.run(run(Plan(**json.loads(sys.argv[1]))))))
+    print(json.dumps(uvloop.run(run_all(Plan(**json.loads(sys.argv[1]))))))
