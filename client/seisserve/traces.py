@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -138,7 +139,8 @@ def to_traces(waveforms: Stream | Iterable[Trace]) -> list[Trace]:
     """Traces from an ObsPy stream, or traces of ObsPy's or our own: one, or any number of them."""
     if is_stream(waveforms):
         return from_stream(waveforms)
-    items: list[Any] = [waveforms] if hasattr(waveforms, "stats") or isinstance(waveforms, Trace) else list(waveforms)
+    one = hasattr(waveforms, "stats") or isinstance(waveforms, Trace) or not isinstance(waveforms, Iterable)
+    items: Iterable[Any] = [waveforms] if one else waveforms
     traces: list[Trace] = []
     for item in items:
         if isinstance(item, Trace):
@@ -146,7 +148,10 @@ def to_traces(waveforms: Stream | Iterable[Trace]) -> list[Trace]:
         elif hasattr(item, "stats"):
             traces += from_stream([item])
         else:
-            raise UsageError(f"expected an ObsPy Stream, or traces of ObsPy or seisserve, got {type(item).__name__}")
+            where = " (read files with obspy.read)" if isinstance(item, (str, Path)) else ""
+            raise UsageError(
+                f"expected an ObsPy Stream, or traces of ObsPy or seisserve, got {type(item).__name__}{where}"
+            )
     return traces
 
 

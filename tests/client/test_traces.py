@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import obspy
 import pytest
@@ -20,3 +23,9 @@ def test_traces_come_as_a_stream_as_a_list_or_alone() -> None:
     assert to_traces(stream[1])[0].id == to_traces(ours[1])[0].id == ours[1].id
     with pytest.raises(UsageError, match="expected an ObsPy Stream, or traces of ObsPy or seisserve, got int"):
         to_traces([7])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("given", ["day.mseed", Path("day.mseed")])
+def test_a_file_is_to_be_read_first(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"or seisserve, got \w*(str|Path) \(read files with obspy\.read\)"):
+        to_traces(given)
