@@ -23,10 +23,11 @@ from seisserve.extras import need
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FOLD", "fold", "polyphase"]
+__all__ = ["CUT", "FOLD", "MASK", "fold", "polyphase"]
 
 FOLD = 4  # samples in a block
 NARROW = 8  # channels at the output of a convolution that is folded; wider ones fill the kernels by themselves
+MASK, CUT = "mask/", "/unfolded/Slice"  # so begin the names of masks, and end those of nodes that cut spilled ones off
 LONGEST = 64  # taps; longer kernels are no layers but filters of the normalisation
 
 
@@ -116,9 +117,8 @@ class _Folding:
                 form = self.forms[node.input[0]][0]
                 self.add("Relu", [form.name], node, form)
             elif node.op_type == "Concat" and self.joins(node):
-                forms = [self.form(name, FOLD) for name in node.input]
-                if any(self.reads_behind(other) for other in self.takers(node)):
-                    forms = [self.without_spill(name, form) for name, form in zip(node.input, forms, strict=True)]
+                read = any(self.reads_behind(other) for other in self.takers(node))
+                forms = [(self.without_spill if read else self.form)(name, FOLD) for name in node.input]
                 joined = _Form("", FOLD, tuple(part for form in forms for part in form.parts),
                                any(form.spilled for form in forms))  # fmt: skip
                 self.add("Concat", [form.name for form in forms], node, joined, axis=1)
@@ -164,12 +164,12 @@ class _Folding:
             blocks = (layer.stride, 1) if folded else (1, 1)
         else:
             blocks = (FOLD, FOLD) if self.narrow(node) else (1, 1)
-        samples = self.shapes[source][3], self.shapes[result][3]
-        if blocks == (1, 1) or -(-samples[0] // blocks[0]) != -(-samples[1] // blocks[1]):
+        if blocks == (1, 1) or not (self.in_blocks(source, blocks[0]) and self.in_blocks(result, blocks[1])):
             return False
-        form = self.form(source, blocks[0])
-        if self.reads_behind(node):
-            form = self.without_spill(source, form)
+        samples = self.shapes[source][3], self.shapes[result][3]
+        if -(-samples[0] // blocks[0]) != -(-samples[1] // blocks[1]):
+            return False
+        form = (self.without_spill if self.reads_behind(node) else self.form)(source, blocks[0])
         weights, (before, after) = polyphase(layer.weights, layer.stride, layer.before, blocks, layer.transposed)
         weights = weights.reshape(len(weights), blocks[0], -1, weights.shape[2])
         edges = np.cumsum([0, *form.parts])
@@ -208,7 +208,7 @@ class _Folding:
         if layer is None or layer.transposed:
             return False
         taken = layer.stride * (self.shapes[node.output[0]][3] - 1) + layer.weights.shape[2] - layer.before
-        return taken > self.shapes[node.input[0]][3]
+        return bool(taken > self.shapes[node.input[0]][3])
 
     def in_blocks(self, name: str, block: int) -> bool:
         """Whether a value [n, channels, 1, samples] can be: it has one length, or whole blocks at every length."""
@@ -227,46 +227,71 @@ class _Folding:
         form = forms[0] if wanted == 1 else self.form(name, 1)
         made = f"{name}/unfolded" if wanted == 1 else f"{name}/folded"
         (channels,) = form.parts
-        samples = self.shapes[name][3]
-        missing = -samples % (form.fold if wanted == 1 else wanted)  # in the last block
-        steps: list[tuple[str, list[str], dict[str, object]]] = [
-            ("Transpose", [], {"perm": [0, 2, 3, 1]}),
-            ("Reshape", [self.constant(f"{made}/shape", np.array([0, 1, -1, channels * wanted]))], {}),
-            ("Transpose", [], {"perm": [0, 3, 1, 2]}),
-        ]
+        missing = -self.shapes[name][3] % max(form.fold, wanted)  # in the last block
+        target = self.constant(f"{made}/shape", np.array([0, 1, -1, channels * wanted]))
+        make, source, blocks = self.onnx.helper.make_node, form.name, f"{made}/blocks"
         if missing and wanted > 1:
-            pads = self.constant(f"{made}/pads", np.array([0] * 7 + [missing]))
-            steps.insert(0, ("Pad", [pads], {}))
-        elif missing:
+            source, pads = f"{made}/whole", self.constant(f"{made}/pads", np.array([0] * 7 + [missing]))
+            self.nodes.append(make("Pad", [form.name, pads], [source], f"{made}/Pad"))
+        self.nodes += [
+            make("Transpose", [source], [f"{made}/last"], f"{made}/Transpose", perm=[0, 2, 3, 1]),
+            make("Reshape", [f"{made}/last", target], [blocks], f"{made}/Reshape"),
+        ]
+        if missing and wanted == 1:
             ends = [self.constant(f"{made}/{key}", np.array([value])) for key, value in
-                    (("first", 0), ("end", samples), ("axis", 2))]  # fmt: skip
-            steps.insert(2, ("Slice", ends, {}))
-        last = form.name
-        for number, (kind, inputs, rest) in enumerate(steps):
-            value = made if number == len(steps) - 1 else f"{made}/{number}"
-            self.nodes.append(
-                self.onnx.helper.make_node(kind, [last, *inputs], [value], f"{made}/{kind}_{number}", **rest)
-            )
-            last = value
+                    (("first", 0), ("end", self.shapes[name][3]), ("axis", 2))]  # fmt: skip
+            self.nodes.append(make("Slice", [blocks, *ends], [f"{made}/cut"], f"{made}/Slice"))
+            blocks = f"{made}/cut"
+        self.nodes.append(make("Transpose", [blocks], [made], f"{made}/Transpose_back", perm=[0, 3, 1, 2]))
         forms.append(_Form(made, wanted, form.parts))
         return forms[-1]
 
-    def without_spill(self, name: str, form: _Form) -> _Form:
-        """The form of a value with zeros behind its end, from here on for all that take it."""
+    def without_spill(self, name: str, wanted: int) -> _Form:
+        """The same with zeros behind the end, from here on for all that take it."""
+        form = self.form(name, wanted)
         if not form.spilled:
             return form
-        samples = self.shapes[name][3]
-        blocks = -(-samples // form.fold)
-        there = (np.arange(blocks * form.fold) < samples).reshape(blocks, form.fold).T.astype(np.float32)
-        mask = np.concatenate([np.repeat(there, channels, 0) for channels in form.parts])
-        constant = f"mask/{len(mask)}x{samples}"
-        if constant not in {item.name for item in self.graph.graph.initializer}:
-            self.constant(constant, mask[None, :, None])
+        mask = self.mask(self.shapes[name][3], form)
         clean = form._replace(name=f"{form.name}/masked", spilled=False)
-        self.nodes.append(self.onnx.helper.make_node("Mul", [form.name, constant], [clean.name], clean.name))
+        self.node("Mul", [form.name, mask], clean.name)
         forms = self.forms[name]
         forms[forms.index(form)] = clean
         return clean
+
+    def mask(self, samples: int, form: _Form) -> str:
+        """Ones up to the end of a value and zeros behind it, in blocks, for every window.
+
+        It is the output of a convolution, because onnxruntime multiplies two of those in the order of memory that its
+        convolutions use, and rearranges everything there and back for a constant (6 % of PhaseNet); and it takes the
+        batch from the input, by whose name onnxruntime knows that both are equally large.
+        """
+        name = "x".join(map(str, (f"{MASK}{samples}", form.fold, *form.parts)))
+        if name in {node.output[0] for node in self.nodes}:
+            return name
+        phases = f"{MASK}{samples}x{form.fold}/phases"
+        if phases not in {node.output[0] for node in self.nodes}:
+            blocks = -(-samples // form.fold)
+            ones = (np.arange(blocks * form.fold) < samples).reshape(blocks, form.fold).T.astype(np.float32)
+            self.node("Add", [self.zero(), self.constant(f"{phases}/ones", ones[None, :, None])], phases)
+        same = np.eye(form.fold, dtype=np.float32)
+        weights = np.concatenate([np.repeat(same, channels, 0) for channels in form.parts])[:, :, None, None]
+        self.node("Conv", [phases, self.constant(f"{name}/weights", weights)], name, kernel_shape=[1, 1])
+        return name
+
+    def zero(self) -> str:
+        """A zero [n, 1, 1, 1], whatever the input is."""
+        name, value, source = f"{MASK}zero", f"{MASK}zero/value", self.graph.graph.input[0]
+        if name not in {node.output[0] for node in self.nodes}:
+            axes = np.arange(1, len(source.type.tensor_type.shape.dim))
+            first, end, along = (
+                self.constant(f"{name}/{key}", values)
+                for key, values in (("first", 0 * axes), ("end", 0 * axes + 1), ("axes", axes))
+            )
+            self.node("Slice", [source.name, first, end, along], f"{name}/sample")
+            self.node("Reshape", [f"{name}/sample", self.constant(f"{name}/shape", np.array([0, 1, 1, 1]))], value)
+            self.node("Less", [value, value], f"{name}/less")
+            self.node("Cast", [f"{name}/less"], name, to=self.onnx.TensorProto.FLOAT)
+        return name
 
     def add(self, kind: str, inputs: Sequence[str], node: onnx.NodeProto, form: _Form, **rest: object) -> None:
         """A node in place of another. Outputs of the graph itself keep their name and are never folded."""
@@ -278,6 +303,10 @@ class _Folding:
             plain = self.form(result, 1)
             self.nodes[-1].output[0] = result
             self.forms[result][-1] = plain._replace(name=result)
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **rest: object) -> None:
+        """A node of its own, with the name of its output."""
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [output], output, **rest))
 
     def constant(self, name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
         self.graph.graph.initializer.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))

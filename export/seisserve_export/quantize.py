@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from seisserve.errors import BundleError
 from seisserve.extras import need
-from seisserve_export.fold import LONGEST
+from seisserve_export.fold import CUT, LONGEST, MASK
 
 if TYPE_CHECKING:
     import onnx
@@ -160,9 +160,17 @@ def quantize(graph: onnx.ModelProto, ranges: Ranges, ends: Ends) -> onnx.ModelPr
         nodes.append(onnx.helper.make_node("DequantizeLinear", inputs, [f"{name}/float"], f"{name}/float", axis=axis))
         return f"{name}/float"
 
-    exact = _floats(graph, chosen, scales)
+    exact, int_masks = _floats(graph, chosen, scales), set[str]()
     for node in changed.graph.node:
-        inside = node.name in chosen or (node.op_type in LIKE and node.output[0] in scales)
+        inside = node.name in chosen or (_is_like(node) and node.output[0] in scales)
+        if _is_mask(node) and node.output[0] in scales.keys() - exact:
+            inside, mask = True, f"{node.input[1]}/constant"
+            if mask not in int_masks:
+                held = [constant(f"{mask}/int", _mask(graph, node.input[1])), constant(f"{mask}/scale", np.float32(1)),
+                        constant(f"{mask}/zero", np.uint8(0))]  # fmt: skip
+                nodes.append(onnx.helper.make_node("DequantizeLinear", held, [f"{mask}/float"], f"{mask}/float"))
+                int_masks.add(mask)
+            node.input[1] = f"{mask}/float"
         if node.name in chosen:
             source, axis = node.input[0], 0 if node.op_type == "Conv" else 1
             weights, scale = _rounded(constants[node.input[1]], axis)
@@ -278,7 +286,7 @@ def _groups(graph: onnx.ModelProto, chosen: Iterable[str]) -> list[set[str]]:
             return groups[name]
         groups[name] = {name}
         node = by_output.get(name)
-        if node is not None and node.op_type in LIKE:
+        if node is not None and (_is_like(node) or _is_mask(node)):
             for source in node.input if node.op_type == "Concat" else node.input[:1]:
                 if source not in constants:
                     group = groups[name] | trace(source)
@@ -294,14 +302,31 @@ def _groups(graph: onnx.ModelProto, chosen: Iterable[str]) -> list[set[str]]:
     return list({id(group): group for group in groups.values()}.values())
 
 
+def _mask(graph: onnx.ModelProto, name: str) -> NDArray[np.uint8]:
+    """The zeros and ones that `fold` computes for every window."""
+    constants, by_output = _constants(graph), {name: node for node in graph.graph.node for name in node.output}
+    phases, weights = by_output[name].input
+    ones = constants[by_output[phases].input[1]]
+    return np.tensordot(constants[weights][:, :, 0, 0], ones[0], (1, 0))[None].astype(np.uint8)
+
+
+def _is_like(node: NodeProto) -> bool:
+    return node.op_type in LIKE or str(node.name).endswith(CUT)
+
+
+def _is_mask(node: NodeProto) -> bool:
+    """Whether it makes zeros behind the end of a folded value, and leaves the rest as it is."""
+    return node.op_type == "Mul" and str(node.input[1]).startswith(MASK)
+
+
 def _floats(graph: onnx.ModelProto, chosen: set[str], values: Iterable[str]) -> set[str]:
     """Those of the values that float layers make."""
     by_output = {name: node for node in graph.graph.node for name in node.output}
 
     def made_by(name: str) -> Iterator[str]:
         node = by_output.get(name)
-        if node is not None and node.op_type in (*LIKE, "Relu"):
-            for source in node.input:
+        if node is not None and (_is_like(node) or _is_mask(node) or node.op_type == "Relu"):
+            for source in node.input[:1] if _is_mask(node) else node.input:
                 yield from made_by(source)
         elif node is not None:
             yield node.name
@@ -413,10 +438,15 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _replace_nodes(graph: onnx.ModelProto, nodes: list[NodeProto]) -> None:
-    """New nodes in place of all, and no constants that none of them takes."""
+    """New nodes in place of all, but those that nothing comes of, and no constants that none of them takes."""
     del graph.graph.node[:], graph.graph.value_info[:]
-    graph.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    used = {value.name for value in graph.graph.output}
+    needed: list[NodeProto] = []
+    for node in reversed(nodes):
+        if used & set(node.output):
+            used.update(node.input)
+            needed.append(node)
+    graph.graph.node.extend(reversed(needed))
     kept = [item for item in graph.graph.initializer if item.name in used]
     del graph.graph.initializer[:]
     graph.graph.initializer.extend(kept)

@@ -24,7 +24,8 @@ Constants = dict[str, NDArray[np.generic]]
 def join_crops(graph: onnx.ModelProto) -> None:
     """Make Slice and Add behind each ConvTranspose its padding and its bias; the numbers stay the same, bit for bit.
 
-    Joined is what nothing else takes and no output is. Sizes of the graph, but for the batch, are fixed still.
+    Joined is what nothing else takes and no output is, before and behind a Relu: what has none is no layer but an
+    inverse transform, and stays as it is. Sizes of the graph, but for the batch, are fixed still.
     """
     onnx = need("onnx", "export")
     inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
@@ -32,38 +33,49 @@ def join_crops(graph: onnx.ModelProto) -> None:
         value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in inferred.graph.value_info
     }
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in graph.graph.initializer}
-    ends = {value.name for value in graph.graph.output}
     before = len(graph.graph.node)
     for node in list(graph.graph.node):
         if node.op_type != "ConvTranspose" or not _pads_are_said(node):
             continue
-        last, relu = node, False
-        while last.output[0] not in ends:
-            takers = [other for other in graph.graph.node if last.output[0] in other.input]
-            if len(takers) != 1:
-                break
-            (taker,) = takers
-            if taker.op_type == "Relu":
-                last, relu = taker, True
+        followers, last = _followers(graph, node), node
+        if all(follower.op_type != "Relu" for follower in followers):
+            continue
+        for follower in followers:
+            if follower.op_type == "Relu":
+                last = follower
                 continue
-            cut = _cut(taker, sizes.get(last.output[0], []), constants)
-            bias = None if relu or len(node.input) > 2 else _bias(taker, last.output[0], node, constants)
+            value = last.output[0]
+            cut = _cut(follower, sizes.get(value, []), constants)
+            bias = _bias(follower, value, node, constants) if last is node and len(node.input) == 2 else None
             if cut is not None:
                 _pad(node, cut)
             elif bias is not None:
-                name = f"{taker.output[0]}/bias"
-                constants[name] = bias
+                name = f"{follower.output[0]}/bias"
                 graph.graph.initializer.append(onnx.numpy_helper.from_array(bias, name))
                 node.input.append(name)
             else:
                 break
-            last.output[0] = taker.output[0]
-            graph.graph.node.remove(taker)
+            last.output[0] = follower.output[0]
+            graph.graph.node.remove(follower)
     if len(graph.graph.node) < before:
         used = {name for node in graph.graph.node for name in node.input}
         kept = [item for item in graph.graph.initializer if item.name in used]
         del graph.graph.initializer[:], graph.graph.value_info[:]
         graph.graph.initializer.extend(kept)
+
+
+def _followers(graph: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Slice, Add and Relu behind a node, as long as each alone takes what the one before it gives."""
+    ends = {value.name for value in graph.graph.output}
+    found: list[onnx.NodeProto] = []
+    value = node.output[0]
+    while value not in ends:
+        takers = [other for other in graph.graph.node if value in other.input]
+        if len(takers) != 1 or takers[0].op_type not in ("Slice", "Add", "Relu"):
+            break
+        found.append(takers[0])
+        value = takers[0].output[0]
+    return found
 
 
 def _pads_are_said(node: onnx.NodeProto) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import statistics
@@ -66,7 +67,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load:
-    """A load that runs until its seconds are over; `calls` waits for that. `begun` is when the first call was sent."""
+    """A load that runs until its seconds are over; `calls` waits for that. `begun` is when the first call was sent;
+    cpu_s: processor seconds that the callers took from then on, once they have ended."""
+
+    cpu_s = 0.0
 
     def __init__(self, address: str, model: str, seconds: float, *groups: Group) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -81,10 +85,16 @@ class Load:
         self.begun = float(self._process.stdout.readline() or 0)
         if not self.begun:
             raise SystemExit("the callers did not begin; what they said stands above")
+        self._before_s = cpu_s(self._process.pid)
 
     def calls(self) -> Calls:
         """Every call, in the order of its answer."""
-        if self._process.wait():
+        _, status, used = os.wait4(self._process.pid, 0)
+        self._process.returncode, self.cpu_s = (
+            os.waitstatus_to_exitcode(status),
+            used.ru_utime + used.ru_stime - self._before_s,
+        )
+        if self._process.returncode:
             raise SystemExit("the callers failed; what they said stands above")
         with self._folder:
             return np.fromfile(self._result, CALL)
@@ -121,6 +131,10 @@ class Served(NamedTuple):
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(status.read().partition(f"{field}:")[2].split()[0]) / 1024
 
+    def cpu_s(self) -> float:
+        """Processor seconds so far."""
+        return cpu_s(self.process.pid)
+
     def metrics(self) -> dict[str, float]:
         """What /metrics says, added up over labels, and also by label value: `name`, `name:value`."""
         found: dict[str, float] = {}
@@ -156,25 +170,48 @@ def served(*options: str) -> Iterator[Served]:
         server.process.wait(60)
 
 
+class BareGrpc(NamedTuple):
+    """A server without anything behind it, in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+    def cpu_s(self) -> float:
+        """Processor seconds so far."""
+        return cpu_s(self.process.pid)
+
+
 @contextmanager
-def echo() -> Iterator[str]:
-    """The address of a server of gRPC's asyncio kind that gives back the bytes that it gets: what gRPC itself costs."""
-    process = subprocess.Popen([sys.executable, __file__, "echo"], stdout=subprocess.PIPE, text=True)
+def bare_grpc(what: str) -> Iterator[BareGrpc]:
+    """A server of gRPC's asyncio kind: what gRPC itself costs. what: "echo" gives back the bytes that it gets, "refuse"
+    refuses every call, before it has read it."""
+    process = subprocess.Popen([sys.executable, __file__, what], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield BareGrpc(process, process.stdout.readline().strip())
     finally:
         process.terminate()
         process.wait(30)
 
 
-async def _echo() -> None:
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def _bare(what: str) -> None:
     async def same(body: bytes, context: Any) -> bytes:
         return body
 
+    async def refuse(bodies: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("grpc-retry-pushback-ms", "200"),))
+
     server = grpc.aio.server(options=LIMITS)
     service, _, method = PREDICT[1:].partition("/")
-    handlers = {method: grpc.unary_unary_rpc_method_handler(same)}
+    echo, refusal = grpc.unary_unary_rpc_method_handler(same), grpc.stream_unary_rpc_method_handler(refuse)
+    handlers = {method: {"echo": echo, "refuse": refusal}[what]}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     print(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", flush=True)
     await server.start()
@@ -250,8 +287,8 @@ async def _run(plan: Plan) -> Calls:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "echo":
-        uvloop.run(_echo())
+    if sys.argv[1] in ("echo", "refuse"):
+        uvloop.run(_bare(sys.argv[1]))
     else:
         told = msgspec.json.decode(sys.argv[1], type=Plan)
         uvloop.run(_run(told)).tofile(told.result)

@@ -1,22 +1,25 @@
 """A server that is asked for three times what it can do, and what becomes of urgent calls when an archive wants it all.
 
-    python tests/benchmarks/overload.py [--flood phasenet:16] [--flood eqtransformer:1] [--seconds 60]
+    python tests/benchmarks/overload.py [--flood phasenet:16] [--flood eqtransformer:1] [--seconds 60] [--apart]
 
 The peak is what callers get that wait for their answers. Then calls come at random times, three times as many windows
 as that, each with a deadline, whether or not those before are answered. Callers are a process of their own on the same
-processors: what they take, the server lacks; `bare gRPC` is what a server that gives back the bytes answers of that
-same load, beside which nothing is computed. At last, callers of archive priority send 64 windows a call, as many as are
-let in, and real-time calls of one window come twenty times a second. Prints Markdown tables.
+processors: what they take, the server lacks, and to be refused costs a caller as much as to be answered. So the table
+has what would be possible at most if each refusal cost no more than bare gRPC's, callers included. With --apart the
+server has the first processor and the callers have the others. At last, callers of archive priority send 64 windows a
+call, as many as are let in, and real-time calls of one window come twenty times a second. Prints Markdown tables.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from typing import NamedTuple
 
 import click
 import numpy as np
-from load import CODES, Calls, Group, Load, Served, echo, percentiles, rate, served
+from load import CODES, BareGrpc, Calls, Group, Load, Served, bare_grpc, percentiles, rate, served
 
 from seisserve.runtimes.setup import processor, processors
 
@@ -56,25 +59,48 @@ def settled(server: Served) -> dict[str, float]:
     return found
 
 
-def peak(address: str, model: str, windows: int, seconds: float) -> float:
-    """Windows a second of callers that wait for their answers; the best of several numbers of them."""
-    best = 0.0
+class Peak(NamedTuple):
+    """What callers get that wait for their answers: windows a second, and processor seconds of a call, theirs
+    included."""
+
+    rate: float
+    cpu_s: float
+
+
+def peak(server: Served, model: str, windows: int, seconds: float) -> Peak:
+    """The best of several numbers of callers."""
+    found = []
     for callers in (4, 16, 32):
-        load = Load(address, model, seconds, Group(callers=callers, windows=windows))
-        best = max(best, rate(load.calls(), load.begun, seconds, windows))
-    return best
+        before_s = server.cpu_s()
+        load = Load(server.address, model, seconds, Group(callers=callers, windows=windows))
+        calls = load.calls()
+        cpu_s = (server.cpu_s() - before_s + load.cpu_s) / len(calls)
+        found.append(Peak(rate(calls, load.begun, seconds, windows), cpu_s))
+    return max(found)
 
 
-def flood(server: Served, bare: str, model: str, windows: int, seconds: float, deadline_s: float) -> list[str]:
+def refusal_s(bare: BareGrpc, model: str, seconds: float, group: Group) -> float:
+    """Processor seconds of a call that bare gRPC refuses, of both sides."""
+    before_s = bare.cpu_s()
+    load = Load(bare.address, model, seconds, group)
+    calls = load.calls()
+    return (bare.cpu_s() - before_s + load.cpu_s) / len(calls)
+
+
+def flood(
+    server: Served, bare: BareGrpc, model: str, windows: int, seconds: float, deadline_s: float, apart: bool
+) -> list[str]:
     """The table's row of calls of so many windows."""
-    top = peak(server.address, model, windows, max(seconds / 12, 1.5))
-    group = Group(callers=CONNECTIONS, windows=windows, rate=TIMES * top / windows, timeout_s=deadline_s)
-    load = Load(bare, model, max(seconds / 6, 2), group)
-    echoed = rate(load.calls(), load.begun, max(seconds / 6, 2), windows)
-    before, watch = settled(server), Watch(server)
+    top = peak(server, model, windows, max(seconds / 12, 1.5))
+    calls_per_s = TIMES * top.rate / windows
+    group = Group(callers=CONNECTIONS, windows=windows, rate=calls_per_s, timeout_s=deadline_s)
+    refused_s = refusal_s(bare, model, max(seconds / 12, 2), group)
+    most = (processors() - calls_per_s * refused_s) / (top.cpu_s - refused_s) * windows
+    before, watch, cpu_s = settled(server), Watch(server), server.cpu_s()
     load = Load(server.address, model, seconds, group)
     calls = load.calls()
     watch.over.set()
+    cpu_s = server.cpu_s() - cpu_s
     after = settled(server)
 
     def counted(name: str) -> float:
@@ -86,8 +112,10 @@ def flood(server: Served, bare: str, model: str, windows: int, seconds: float, d
     answered = (counted("seisserve_requests_total:OK")) * windows
     pushed = refused["pushback"]
     return [
-        model, str(windows), f"{top:,.0f}", f"{len(calls) * windows / seconds:,.0f}", f"{echoed:,.0f}", f"{good:,.0f}",
-        f"{good / top:.0%}", statuses(calls), percentiles(refused["took"]),
+        model, str(windows), f"{top.rate:,.0f}", f"{len(calls) * windows / seconds:,.0f}", f"{good:,.0f}",
+        f"{good / top.rate:.0%}", "-" if apart else f"{min(most / top.rate, 1):.0%}",
+        f"{1e3 * top.cpu_s:.2f}", f"{1e3 * refused_s:.2f}", f"{cpu_s / seconds:.2f} + {load.cpu_s / seconds:.2f}",
+        statuses(calls), percentiles(refused["took"]),
         f"{np.mean(refused['took'] <= SOON_S):.1%}" if len(refused) else "-",
         f"{np.mean(pushed > 0):.0%}, {pushed.min():.0f} to {pushed.max():.0f}" if len(refused) else "-",
         percentiles(calls[calls["code"] == OK]["took"]),
@@ -133,20 +161,27 @@ def urgent(server: Served, model: str, seconds: float) -> None:
 @click.option("--flood", "floods", multiple=True, default=FLOODS, show_default=True, help="MODEL:WINDOWS of a call.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of each flood.")
 @click.option("--deadline", default=1.0, show_default=True, help="Seconds of each call of the flood.")
+@click.option("--apart", is_flag=True, help="The first processor for the server, the others for the callers.")
 @click.option("--option", "options", multiple=True, help="Of `seisserve serve`, as --option=--max_calls=200.")
-def main(floods: tuple[str, ...], seconds: float, deadline: float, options: tuple[str, ...]) -> None:
+def main(floods: tuple[str, ...], seconds: float, deadline: float, apart: bool, options: tuple[str, ...]) -> None:
     """Print what three times the capacity does."""
-    click.echo(f"{processor()}, {processors()} processors; floods of {seconds:g} s, deadline {deadline:g} s\n")
+    where = ", the first for the server alone" if apart else ""
+    click.echo(f"{processor()}, {processors()} processors{where}; floods of {seconds:g} s, deadline {deadline:g} s\n")
     click.echo(
-        "| model | windows a call | peak, windows/s | offered | bare gRPC | goodput | of peak | statuses | "
+        "| model | windows a call | peak, windows/s | offered | goodput | of peak | possible at most | processor ms of "
+        "an answered call | of one that bare gRPC refuses | processors, server + callers | statuses | "
         "refused p50 ms | p99 | max | within 50 ms | with pushback, ms | answered p50 ms | p99 | max | "
         "expired in the queue | computed for nothing | memory before, MB | after a sixth | most |"
     )
-    click.echo("|" + " --- |" * 21)
-    with served(*options) as server, echo() as bare:
+    click.echo("|" + " --- |" * 24)
+    if apart:
+        options = ("--cpu_affinity=0", "--threads=1", *options)
+    with served(*options) as server, bare_grpc("refuse") as bare:
+        if apart:
+            os.sched_setaffinity(0, range(1, processors()))
         for text in floods:
             model, _, count = text.partition(":")
-            row = flood(server, bare, model, int(count), seconds, deadline)
+            row = flood(server, bare, model, int(count), seconds, deadline, apart)
             click.echo("| " + " | ".join(row) + " |")
         urgent(server, floods[0].partition(":")[0], max(seconds / 3, 3))
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 
 import click
 import numpy as np
-from load import Group, Load, echo, rate, served, spread
+from load import Group, Load, bare_grpc, rate, served, spread
 
 from seisserve.bundle import Bundle, find
 from seisserve.runtime import OnnxRuntime, processors
@@ -70,7 +70,7 @@ def main(model: str, precision: str, seconds: float, rounds: int, server: str | 
     latencies: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     with ExitStack() as stack:
         address = server or stack.enter_context(served("--precision", precision)).address
-        places = {server or "seisserve": address, "bare grpcio echo": stack.enter_context(echo())}
+        places = {server or "seisserve": address, "bare grpcio echo": stack.enter_context(bare_grpc("echo")).address}
         for _ in range(rounds):
             bare_rates.append(bare.rate(seconds))
             for case, (callers, windows) in CASES.items():

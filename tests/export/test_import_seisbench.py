@@ -428,7 +428,9 @@ def test_command(repository: str, tmp_path: Path) -> None:
     assert isinstance(other.exception, UsageError) and "--repository" in str(other.exception)
 
 
-@pytest.mark.parametrize("name", ["gpd", "autoencoder", "cred_original", "deepdenoiser", "eqtransformer_conservative"])
+@pytest.mark.parametrize(
+    "name", ["phasenet", "gpd", "autoencoder", "cred_original", "deepdenoiser", "eqtransformer_conservative"]
+)
 def test_onnx(name: str, tmp_path: Path) -> None:
     """Every kind of layer through the converter and the gate; recurrent ones without loops."""
     imported = load_seisbench(find(write_case(tmp_path, name)))
