@@ -40,8 +40,8 @@ LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 
 
 def most_calls(limits: Limits) -> int:
-    """Calls at once. Enough to fill every lane's batches with single windows, and for slow connections."""
-    return limits.max_calls or 64 + 16 * processors()
+    """Calls at once. Enough to fill every lane's batches with single windows; more would only wait, and be late."""
+    return limits.max_calls or 16 + 16 * processors()
 
 
 def channel_options(limits: Limits) -> list[tuple[str, int]]:
@@ -95,7 +95,9 @@ def assemble(settings: Settings) -> Server:
     )
     metrics = Metrics()
     lanes = Lanes(settings.compute.threads or processors(), metrics.batch)
-    front = Front([guard], most_calls(limits), [logs.tell, metrics.done], metrics.counted, lanes.check_time)
+    front = Front(
+        [guard], most_calls(limits), [logs.tell, metrics.done], metrics.counted, lanes.let_in, limits.client_share
+    )
     endings: list[Callable[[], None]] = []
     if operation.otlp_endpoint:
         tracing = Tracing(exporter(operation.otlp_endpoint, operation.otlp_headers), operation.otlp_share)

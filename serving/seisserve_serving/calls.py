@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from seisserve.errors import UsageError
 from seisserve_serving.errors import Cancelled, Expired
 
-__all__ = ["PRIORITY_KEY", "Call", "Counted", "Priority", "priority_of"]
+__all__ = ["PRIORITY_KEY", "Call", "Counted", "Priority", "host_of", "priority_of"]
 
 PRIORITY_KEY = "seisserve-priority"
 # What a call may count or measure on its way. The label is a phase (picks), an outcome (packets: new, duplicate, late,
@@ -62,6 +62,7 @@ class Call:
         user: str = "",
     ) -> None:
         self.request_id, self.deadline, self.priority, self.peer, self.user = request_id, deadline, priority, peer, user
+        self.client = ""  # whose room it takes: the user, or the address
         self.cancelled = False
         self.model = ""  # the name of the model, once that is known
         self.version = 0
@@ -125,8 +126,15 @@ class Call:
 
 def priority_of(metadata: Mapping[str, str | bytes]) -> Priority:
     """The priority that a call's metadata ask for. Raises UsageError for an unknown one."""
-    name = metadata.get(PRIORITY_KEY, "normal")
+    name = metadata.get(PRIORITY_KEY)
+    if name is None:
+        return Priority.NORMAL
     text = name.decode(errors="replace") if isinstance(name, bytes) else name
     if text.upper() not in Priority.__members__:
         raise UsageError(f"metadata {PRIORITY_KEY} is {text!r}; it must be realtime, normal or archive")
     return Priority[text.upper()]
+
+
+def host_of(peer: str) -> str:
+    """The address without its port, which is another one with each connection."""
+    return "unix socket" if peer.startswith("unix:") else peer.rpartition(":")[0] or peer

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
-import math
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -21,24 +21,30 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from seisserve.errors import SeisserveError, UsageError
-from seisserve_serving.calls import Call, Counted, Priority, priority_of
-from seisserve_serving.errors import Cancelled, Overloaded, Unavailable
+from seisserve_serving.admission import RETRY_MS, Admission, Turns
+from seisserve_serving.calls import Call, Counted, Priority, host_of, priority_of
+from seisserve_serving.errors import Cancelled, Overloaded
 from seisserve_serving.status import code_of, retry_ms
 
-__all__ = ["Arrival", "Done", "Front", "Methods"]
+__all__ = ["Arrival", "Done", "Front", "Methods", "request_id"]
 
 log = logging.getLogger(__name__)
-RETRY_MS = 200
-# Of the calls that may be under way: the rest is kept for calls that are more urgent.
-SHARE = {Priority.REALTIME: 1.0, Priority.NORMAL: 0.9, Priority.ARCHIVE: 0.75}
 # By name: the function, its request and response types; a stream method takes an iterator of requests and gives one
 # of responses.
 Method = Callable[[Any, Call], Any]
 Methods = Mapping[str, tuple[Method, Any, Any]]
 REQUEST_ID = "x-request-id"
+MOST_CHARACTERS = 128  # of a caller's request id
+LARGE = 128 << 10  # bytes of a request that the event loop does not work on itself: others would wait for it
+ARCHIVE_BYTES = 8 << 20  # of archive requests that are at work: some batches for each lane, and nothing that waits long
 GONE = "the caller has gone"
+PLAIN = dict.fromkeys((*range(32), 127), "?")
 LOOK_S = 0.2  # how often a thread that waits for a request looks whether its caller is still there
 Made = TypeVar("Made")
+Work = Callable[[bytes, Call], Awaitable[bytes]]
+LEFT = (asyncio.CancelledError, grpc.aio.BaseError)  # what gRPC raises when there is nobody to answer any more
+TOGETHER_S = 0.1
+FULL = Overloaded("as many calls as may be are under way or wait to be let in; try again later", RETRY_MS)
 Context = Any  # grpc.aio.ServicerContext, which has no types
 STARTED, NUMBERS = uuid.uuid4().hex[:24], itertools.count()  # random once: the system's dice cost a switch of threads
 
@@ -57,23 +63,23 @@ class Arrival(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A call that has been answered. code: the gRPC status."""
+    """A call that has been answered. code: the gRPC status. calls: more than one if so many were turned away alike."""
 
     arrival: Arrival
     call: Call
     code: grpc.StatusCode
     seconds: float
     error: BaseException | None
+    calls: int = 1
 
 
 class Front:
     """The door of the server.
 
-    guards: each sees an arrival and its call before the request is decoded, and raises to refuse it (a token that is
-    not known, a caller that comes too often); it may name the caller in `call.user`. most_calls: at work or waiting for
-    a lane at once; more are refused at once, those that are less urgent a little earlier (`SHARE`). told: hears of
-    every call that has been answered; counted: of what calls count on their way (`Call.count`). in_time: raises
-    Overloaded for a call of that priority which has only so many seconds; asked before a gRPC request is read.
+    guards: each sees an arrival and its call before the request is read, and raises to refuse it (a token that is
+    not known, a caller that comes too often); it may name the caller in `call.user`. most_calls, client_share: as of
+    `Admission`. told: hears of every call that has been answered; counted: of what calls count on their way
+    (`Call.count`). let_in: raises Overloaded for a call that would be late; asked before a gRPC request is read.
     """
 
     def __init__(
@@ -82,33 +88,31 @@ class Front:
         most_calls: int = 256,
         told: Sequence[Callable[[Done], None]] = (),
         counted: Callable[[Call, Counted, float, str], None] | None = None,
-        in_time: Callable[[Priority, float], None] | None = None,
+        let_in: Callable[[Call], None] | None = None,
+        client_share: float = 0.5,
     ) -> None:
-        self.guards, self.most_calls, self.told, self.counted = list(guards), most_calls, list(told), counted
-        self.in_time = in_time
-        self._changed = threading.Condition()
-        self._under_way = 0
-        self._draining = False
+        self.guards, self.told, self.counted, self.let_in = list(guards), list(told), counted, let_in
+        self.admission = Admission(most_calls, client_share)
+        self._turns = Turns(ARCHIVE_BYTES, most_calls)
+        self._away: Counter[str] = Counter()  # calls of each method that were turned away and not told of yet
 
     @property
     def under_way(self) -> int:
         """Calls that are being answered now."""
-        return self._under_way
+        return self.admission.under_way
 
     @property
     def draining(self) -> bool:
         """Whether new calls are refused because the server stops."""
-        return self._draining
+        return self.admission.draining
 
     def drain(self) -> None:
         """Refuse what comes from now on."""
-        with self._changed:
-            self._draining = True
+        self.admission.drain()
 
     def wait(self, seconds: float) -> bool:
         """Whether all calls have finished within that time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._under_way, seconds)
+        return self.admission.wait(seconds)
 
     @contextlib.contextmanager
     def call(self, arrival: Arrival, deadline: float | None) -> Iterator[Call]:
@@ -116,24 +120,18 @@ class Front:
 
         Whatever the caller's block raises goes on to the caller, after it was told of.
         """
-        begin = time.monotonic()
-        call = Call(_request_id(arrival.metadata), deadline, peer=arrival.peer)
-        call.counted = self.counted
+        begin, call, failure = time.monotonic(), self._call(arrival, deadline), None
         try:
-            self._let_in(arrival, call)
-        except SeisserveError as error:
-            self._tell(arrival, call, begin, error)
-            raise
-        failure: BaseException | None = None
-        try:
-            yield call
+            self._guard(arrival, call)
+            self.admission.enter(call.priority, call.client)
+            try:
+                yield call
+            finally:
+                self.admission.leave(call.client)
         except BaseException as error:
             failure = error
             raise
         finally:
-            with self._changed:
-                self._under_way -= 1
-                self._changed.notify_all()
             self._tell(arrival, call, begin, failure)
 
     def service(
@@ -145,54 +143,72 @@ class Front:
         quick: methods that give a `Later` without waiting.
         """
         path = f"/{name}/"
-        handlers = {method: self._unary(path + method, pool, *parts[:2]) for method, parts in unary.items()}
-        handlers |= {method: self._stream(path + method, pool, *parts[:2]) for method, parts in (streams or {}).items()}
-        handlers |= {method: self._quick(path + method, *parts[:2]) for method, parts in (quick or {}).items()}
-        return grpc.method_handlers_generic_handler(name, handlers)
+        handlers = {path + method: self._unary(path + method, pool, *parts[:2]) for method, parts in unary.items()}
+        handlers |= {path + method: self._stream(path + method, pool, *parts[:2])
+                     for method, parts in (streams or {}).items()}  # fmt: skip
+        handlers |= {path + method: self._quick(path + method, pool, *parts[:2])
+                     for method, parts in (quick or {}).items()}  # fmt: skip
+        return _Service(handlers, {path + method for method in streams or {}}, self.admission, self._turn_away)
 
-    def _let_in(self, arrival: Arrival, call: Call) -> None:
+    def _call(self, arrival: Arrival, deadline: float | None) -> Call:
+        call = Call(request_id(arrival.metadata), deadline, peer=arrival.peer)
+        call.counted = self.counted
+        return call
+
+    def _guard(self, arrival: Arrival, call: Call) -> None:
+        """Find out who calls, and how urgent it is. Raises what the guards raise."""
         for guard in self.guards:
             guard(arrival, call)
+        call.client = call.user or host_of(arrival.peer)
         call.priority = priority_of(arrival.metadata)
         if call.rights is not None:
             call.priority = max(call.priority, call.rights.most_urgent)
-        with self._changed:
-            self._check_room(call.priority)
-            self._under_way += 1
 
-    async def _body(self, arrival: Arrival, context: Context) -> bytes:
-        """The request, read if there is room for the call: what nobody reads is hardly sent, and costs nothing.
-
-        The call is not counted in before: it may be long in coming. Raises Unavailable, Overloaded, UsageError.
-        """
-        begin, call = time.monotonic(), Call(str(arrival.metadata[REQUEST_ID]), peer=arrival.peer)
+    async def _attend(self, name: str, context: Context, work: Work) -> bytes:
+        """Answer a call of one request. It is counted in once that has been read: it may be long in coming."""
+        begin, arrival, turn = time.monotonic(), _arrival(name, context), None
+        call = self._call(arrival, _deadline(context))
         try:
-            priority, left_s = priority_of(arrival.metadata), context.time_remaining()
-            self._check_room(priority)
-            if self.in_time is not None and left_s is not None:
-                self.in_time(priority, left_s)
+            self._guard(arrival, call)
+            call.check()
+            self.admission.check(call.priority, call.client)
+            if self.let_in is not None:
+                self.let_in(call)
+            if call.priority is Priority.ARCHIVE:
+                turn = await self._turns.come()
             body = await context.read()
             if not isinstance(body, bytes):
                 raise UsageError("the call has no request message; it must have one")
-        except SeisserveError as error:
+            arrival = arrival._replace(size=len(body))
+            if turn is not None:
+                turn.read(len(body))
+            self.admission.enter(call.priority, call.client)
+            try:
+                answer = await work(body, call)
+            finally:
+                self.admission.leave(call.client)
+        except LEFT as gone:
+            call.cancel()
+            self._tell(arrival, call, begin, Cancelled(GONE))
+            raise asyncio.CancelledError from gone
+        except Exception as error:  # the one place where anything at all may arrive: the caller must get an answer
             self._tell(arrival, call, begin, error)
+            await _abort(context, call.request_id, error)
             raise
-        return body
-
-    def _check_room(self, priority: Priority) -> None:
-        if self._draining:
-            raise Unavailable("draining: this server is about to stop")
-        most = math.ceil(SHARE[priority] * self.most_calls)
-        if self._under_way >= most:
-            text = f"{self._under_way} calls are under way, at most {most} of this priority may be let in"
-            raise Overloaded(text, RETRY_MS)
+        finally:
+            if turn is not None:
+                turn.read(0)
+        self._tell(arrival, call, begin, None)
+        context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+        return answer
 
     def _tell(self, arrival: Arrival, call: Call, begin: float, error: BaseException | None) -> None:
         code = grpc.StatusCode.OK if error is None else code_of(error)
         if code is grpc.StatusCode.INTERNAL:
             log.error("request %s failed (%s)", call.request_id, arrival.method, exc_info=error)
+        done = Done(arrival, call, code, time.monotonic() - begin, error)
         for told in self.told:
-            told(Done(arrival, call, code, time.monotonic() - begin, error))
+            told(done)
 
     def _unary(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
         """A method that blocks, on a thread of the pool."""
@@ -200,62 +216,111 @@ class Front:
         def work(body: bytes, call: Call) -> bytes:
             return _encoded(method(_decoded(request_type, body, call), call), call)
 
-        async def handle(_: object, context: Context) -> bytes:
-            arrival = _arrival(name, context)
-            async with _status(context, arrival):
-                body = await self._body(arrival, context)
-                with self.call(arrival._replace(size=len(body)), _deadline(context)) as call:
-                    working = asyncio.get_running_loop().run_in_executor(pool, work, body, call)
-                    return await _unless_gone(working, call)
-
-        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same; see _body
-
-    def _quick(self, name: str, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
-        """A method that gives a `Later`, on the event loop itself."""
+        async def working(body: bytes, call: Call) -> bytes:
+            return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, body, call), call)
 
         async def handle(_: object, context: Context) -> bytes:
-            arrival = _arrival(name, context)
-            async with _status(context, arrival):
-                body = await self._body(arrival, context)
-                with self.call(arrival._replace(size=len(body)), _deadline(context)) as call:
-                    later = method(_decoded(request_type, body, call), call)
-                    try:
-                        return _encoded(await later.done(), call)
-                    except asyncio.CancelledError as gone:
-                        call.cancel()
-                        raise Cancelled(GONE) from gone
+            return await self._attend(name, context, working)
 
-        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same; see _body
+        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same, but nothing is read before
+
+    def _quick(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
+        """A method that gives a `Later`: on the event loop itself; on a thread of the pool if the request is large."""
+
+        def work(body: bytes, call: Call) -> bytes:
+            return _encoded(method(_decoded(request_type, body, call), call).result(), call)
+
+        async def working(body: bytes, call: Call) -> bytes:
+            if len(body) > LARGE:
+                return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, body, call), call)
+            return _encoded(await method(_decoded(request_type, body, call), call).done(), call)
+
+        async def handle(_: object, context: Context) -> bytes:
+            return await self._attend(name, context, working)
+
+        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same, but nothing is read before
+
+    async def _turn_away(self, method: str, own_id: str, _: object, context: Context) -> None:
+        """Answer a call for which there is no room, with as little work as possible: more come than can be answered."""
+        if not self._away:
+            asyncio.get_running_loop().call_later(TOGETHER_S, self._tell_of_those_away)
+        self._away[method] += 1
+        await _abort(context, own_id, FULL)
+
+    def _tell_of_those_away(self) -> None:
+        away, self._away = self._away, Counter()
+        for method, count in away.items():
+            done = Done(Arrival(method, {}, ""), Call(), code_of(FULL), 0.0, FULL, count)
+            for told in self.told:
+                told(done)
 
     def _stream(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
         """A method that blocks on requests as they come, and gives responses one after the other."""
 
-        def answers(requests: Iterator[Any], call: Call) -> Iterator[bytes]:
+        def answers(requests: Iterator[Any], call: Call) -> Generator[bytes, None, None]:
             for response in method(requests, call):
                 yield _encoded(response, call)
 
         async def handle(bodies: AsyncIterator[bytes], context: Context) -> None:
             arrival, loop = _arrival(name, context), asyncio.get_running_loop()
-            async with _status(context, arrival):
+            try:
                 with self.call(arrival, _deadline(context)) as call:
                     requests = (_decoded(request_type, body, call) for body in _incoming(bodies, loop, call))
                     responses = answers(requests, call)
-                    while (
-                        body := await _unless_gone(loop.run_in_executor(pool, next, responses, None), call)
-                    ) is not None:
-                        await context.write(body)
+                    try:
+                        while (
+                            body := await _unless_gone(loop.run_in_executor(pool, next, responses, None), call)
+                        ) is not None:
+                            await context.write(body)
+                    except LEFT as gone:
+                        call.cancel()
+                        await loop.run_in_executor(pool, responses.close)  # what it holds must not wait to be collected
+                        raise Cancelled(GONE) from gone
+            except Exception as error:  # as in _attend
+                await _abort(context, str(arrival.metadata[REQUEST_ID]), error)
+                raise
+            context.set_trailing_metadata(((REQUEST_ID, arrival.metadata[REQUEST_ID]),))
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
 
+class _Service(grpc.GenericRpcHandler):
+    """The methods of a service. Calls for which there is no room are turned away here, before anything else is done."""
+
+    def __init__(
+        self,
+        handlers: Mapping[str, grpc.RpcMethodHandler],
+        streams: Container[str],
+        admission: Admission,
+        turn_away: Callable[[str, str, object, Context], Awaitable[None]],
+    ) -> None:
+        self._handlers, self._streams, self._admission, self._turn_away = handlers, streams, admission, turn_away
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        method, admission = details.method, self._admission
+        handler = self._handlers.get(method)
+        if handler is None:
+            return None
+        admission.seen()
+        if not admission.over(Priority.ARCHIVE) or admission.draining or method in self._streams:
+            return handler
+        metadata = dict(details.invocation_metadata)
+        with contextlib.suppress(UsageError):  # of an unknown priority: who attends to the call will say so
+            if admission.over(priority_of(metadata)):
+                away = functools.partial(self._turn_away, method, request_id(metadata))
+                return grpc.stream_unary_rpc_method_handler(away)
+        return handler
+
+
 async def _unless_gone(working: asyncio.Future[Made], call: Call) -> Made:
-    """What a thread of the pool makes. Raises Cancelled if the caller goes, once the thread has noticed."""
+    """What a thread of the pool makes. If the caller goes, the thread is told, and waited for."""
     try:
         return await asyncio.shield(working)
-    except asyncio.CancelledError as gone:
+    except asyncio.CancelledError:
         call.cancel()
         await asyncio.wait([working])
-        raise Cancelled(GONE) from gone
+        working.exception()  # nobody wants it; asyncio would log one that is never looked at
+        raise
 
 
 def _incoming(bodies: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop, call: Call) -> Iterator[bytes]:
@@ -263,7 +328,10 @@ def _incoming(bodies: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop, cal
     Expired."""
 
     async def read() -> bytes | None:
-        return await anext(bodies, None)
+        try:
+            return await anext(bodies, None)
+        except LEFT as gone:
+            raise Cancelled(GONE) from gone
 
     while True:
         reading = asyncio.run_coroutine_threadsafe(read(), loop)
@@ -277,33 +345,36 @@ def _incoming(bodies: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop, cal
         yield body
 
 
-@contextlib.asynccontextmanager
-async def _status(context: Context, arrival: Arrival) -> AsyncIterator[None]:
-    """Whatever is raised inside becomes a status, and every answer has the request id.
-
-    INTERNAL carries that id and nothing else; the log has the error.
-    """
-    request_id = str(arrival.metadata[REQUEST_ID])
+async def _abort(context: Context, request_id: str, error: Exception) -> None:
+    """End a call with the status that an error means. INTERNAL has the request id and nothing else; the log has the
+    error. Raises what gRPC wants to go through."""
     trailing = [(REQUEST_ID, request_id)]
+    if (retry := retry_ms(error)) is not None:
+        trailing.append(("grpc-retry-pushback-ms", str(retry)))
+    text = f"internal error; the server's log has it as request {request_id}"
+    if isinstance(error, SeisserveError):
+        text = str(error)
     try:
-        yield
-    except Exception as error:  # the one place where anything at all may arrive: the caller must get an answer
-        if (retry := retry_ms(error)) is not None:
-            trailing.append(("grpc-retry-pushback-ms", str(retry)))
-        inner = f"internal error; the server's log has it as request {request_id}"
-        text = str(error) if isinstance(error, SeisserveError) else inner
         await context.abort(code_of(error), text, tuple(trailing))
-    context.set_trailing_metadata(tuple(trailing))
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError as gone:
+        raise asyncio.CancelledError from gone
 
 
-def _request_id(metadata: Mapping[str, str | bytes]) -> str:
-    return str(metadata.get(REQUEST_ID) or f"{STARTED}{next(NUMBERS):08x}")
+def request_id(metadata: Mapping[str, str | bytes]) -> str:
+    """The caller's own, as far as it can be in a line of a log; or a new one."""
+    own = metadata.get(REQUEST_ID)
+    if not own:
+        return f"{STARTED}{next(NUMBERS):08x}"
+    text = str(own)[:MOST_CHARACTERS]
+    return text if text.isascii() and text.isprintable() else text.encode("ascii", "replace").decode().translate(PLAIN)
 
 
-def _arrival(name: str, context: grpc.ServicerContext) -> Arrival:
+def _arrival(name: str, context: Context) -> Arrival:
     metadata = dict(context.invocation_metadata())
-    metadata[REQUEST_ID] = _request_id(metadata)
-    names = context.auth_context().get("x509_common_name", ())
+    metadata[REQUEST_ID] = request_id(metadata)
+    names = context.auth_context().get("x509_common_name", ()) if context.peer_identity_key() else ()
     return Arrival(name, metadata, context.peer(), 0, names[0].decode() if names else "")
 
 

@@ -15,6 +15,7 @@ import itertools
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -198,6 +199,9 @@ class Lanes:
         self.changed = threading.Condition()
         self.numbers = itertools.count()
         self._free, self._closed = count, False
+        # Calls that were let in and have not reached a queue, by priority; what ends in between is forgotten by itself.
+        self._coming: list[weakref.WeakSet[Call]] = [weakref.WeakSet() for _ in Priority]
+        self._item_s = 0.0  # of one lane that what a call puts into a queue takes, of late
         self._lines: dict[tuple[int, Hashable], _Line] = {}
         self._threads = [
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True) for number in range(count)
@@ -254,7 +258,9 @@ class Lanes:
         with self.changed:
             if self._closed:
                 raise Unavailable("the server has stopped")
+            self._coming[item.call.priority].discard(item.call)
             queue.admit(item, self._ahead_s(item.call.priority))
+            self._item_s += OF_LATE * (item.count * queue.window_s - self._item_s)
             line = self._lines.get(key)
             if line is None:
                 line = self._lines[key] = _Line(queue, queue.size(item.samples))
@@ -262,12 +268,15 @@ class Lanes:
             line.windows += item.count
             self.changed.notify()
 
-    def check_time(self, priority: Priority, left_s: float) -> None:
-        """Raises Overloaded if it is known by now that a call's turn will not come before its deadline."""
-        if not self._lines:
-            return
+    def let_in(self, call: Call) -> None:
+        """Reckon with a call. Raises Overloaded if it is known by now that its turn will not come before its deadline:
+        what it sends need not be read then."""
+        left_s = call.left_s
         with self.changed:
-            _check_time(self._ahead_s(priority) / self.count, 0.0, left_s)
+            if left_s is not None:
+                coming = sum(map(len, self._coming[: call.priority + 1])) * self._item_s
+                _check_time((self._ahead_s(call.priority) + coming) / self.count, 0.0, left_s)
+            self._coming[call.priority].add(call)
 
     def _ahead_s(self, priority: Priority) -> float:
         """Seconds of one lane that what is at least that urgent will take."""
@@ -363,10 +372,12 @@ class _Line:
         return False
 
     def take(self) -> list[_Part]:
-        """A batch from the head on. What is over is left out."""
+        """A batch from the head on. What is over is left out, and so is what would hold up a real-time call."""
         parts: list[_Part] = []
         room = self.size
         while room and (item := self.head()):
+            if parts and item.call.priority > parts[0].item.call.priority is Priority.REALTIME:
+                break
             low, high = item.taken, min(item.taken + room, item.count)
             parts.append(_Part(item, low, high))
             item.taken = high

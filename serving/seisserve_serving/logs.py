@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -15,6 +16,7 @@ __all__ = ["CALLS", "configure", "tell"]
 
 CALLS = "seisserve.calls"  # the logger of the lines of calls
 log = logging.getLogger(CALLS)
+MOST_REFUSALS = 10  # lines a second of calls for which there is no room
 MOST_CHARACTERS = 200  # of a text that the caller chose
 # These say at DEBUG (and some at INFO) what is of use to their own makers, headers with tokens among it.
 QUIET = ("asyncio", "grpc", "h11", "hpack", "opentelemetry", "uvicorn")
@@ -34,9 +36,30 @@ def configure(log_format: Literal["text", "json"], level: str, stream: TextIO | 
 def tell(done: Done) -> None:
     """Log a call: at INFO if it failed, at DEBUG if it went well. For `Front.told`."""
     level = logging.DEBUG if done.code is grpc.StatusCode.OK else logging.INFO
-    if log.isEnabledFor(level):
+    if log.isEnabledFor(level) and (done.code is not grpc.StatusCode.RESOURCE_EXHAUSTED or FEW.let(done.calls)):
         facts = _facts(done)
         log.log(level, "%s", " ".join(f"{key}={_plain(value)}" for key, value in facts.items()), extra={"call": facts})
+
+
+class _Few:
+    """Lets so many lines a second through, and says how many calls the others were of: no flood of lines."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._since, self._lines, self._left_out = most, time.monotonic(), 0, 0
+
+    def let(self, calls: int) -> bool:
+        now = time.monotonic()
+        if now - self._since >= 1.0:
+            if self._left_out:
+                log.info("%d more calls were refused, in %.1f s", self._left_out, now - self._since)
+            self._since, self._lines, self._left_out = now, 0, 0
+        self._lines += 1
+        if self._lines > self._most:
+            self._left_out += calls
+        return self._lines <= self._most
+
+
+FEW = _Few(MOST_REFUSALS)
 
 
 def _facts(done: Done) -> dict[str, Any]:
@@ -49,6 +72,8 @@ def _facts(done: Done) -> dict[str, Any]:
         "request": call.request_id[:MOST_CHARACTERS],
         "peer": call.peer,
     }
+    if done.calls > 1:
+        facts["calls"] = done.calls
     if call.user:
         facts["user"] = call.user
     if call.model:

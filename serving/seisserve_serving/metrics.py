@@ -96,24 +96,25 @@ class Metrics(Collector):
         call, code = done.call, done.code.name
         (method,), (model, version) = self._methods(done.arrival.method), self._model(call)
         transport = done.arrival.transport
-        self._inc("seisserve_requests_total", 1, method, model, version, code, transport)
-        self._observe("seisserve_request_seconds", done.seconds, method, model, transport)
+        self._inc("seisserve_requests_total", done.calls, method, model, version, code, transport)
+        for _ in range(done.calls):
+            self._observe("seisserve_request_seconds", done.seconds, method, model, transport)
         if done.code is grpc.StatusCode.OK:
             stages = dict(call.spent)
             stages.setdefault("post", max(done.seconds - sum(stages.values()), 0.0))
             for stage, seconds in stages.items():
                 self._observe("seisserve_stage_seconds", seconds, stage, model)
         if isinstance(done.error, Refused):
-            self._refused(done.error, call)
+            self._refused(done.error, call, done.calls)
 
-    def _refused(self, error: Refused, call: Call) -> None:
+    def _refused(self, error: Refused, call: Call, count: int) -> None:
         if isinstance(error, Expired | Cancelled):
             if "compute" not in call.spent:
                 reason = "expired" if isinstance(error, Expired) else "cancelled"
                 self._inc("seisserve_dropped_total", 1, reason)
         elif error.code in REFUSALS:
             never = isinstance(error, Overloaded) and error.retry_ms is None
-            self._inc("seisserve_rejected_total", 1, "too_large" if never else REFUSALS[error.code])
+            self._inc("seisserve_rejected_total", count, "too_large" if never else REFUSALS[error.code])
 
     def counted(self, call: Call, what: Counted, value: float, label: str) -> None:
         """A call has counted or measured something on its way (`Call.count`)."""

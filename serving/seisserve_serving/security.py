@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from seisserve.errors import UsageError
-from seisserve_serving.calls import Call, Priority
+from seisserve_serving.calls import Call, Priority, host_of
 from seisserve_serving.errors import Overloaded, PermissionDenied, Unauthenticated
 from seisserve_serving.front import Arrival
 
@@ -220,13 +220,13 @@ class Guard:
         if arrival.method in self._admin_methods:
             self._check_admin(arrival, caller)
         if caller is None:
-            budget = self._budget(_host(arrival.peer), self._rate)
+            budget = self._budget(host_of(arrival.peer), self._rate)
             call.rights = budget
         else:
             call.user = caller.name
             budget = self._budget(f"token {caller.name}", self._rate_of(caller))
             call.rights = _Granted(caller, budget)
-        _take(budget, call.user or _host(arrival.peer))
+        _take(budget, call.user or host_of(arrival.peer))
 
     def _who(self, arrival: Arrival) -> Caller:
         digest = _digest(arrival)
@@ -294,8 +294,3 @@ def _digest(arrival: Arrival) -> str:
 
 def _on_socket(peer: str) -> bool:
     return peer.startswith("unix:")
-
-
-def _host(peer: str) -> str:
-    """The address without its port, which is another one with each connection."""
-    return "unix socket" if _on_socket(peer) else peer.rpartition(":")[0] or peer

@@ -24,6 +24,7 @@ from seisserve_serving.aio import AioServer
 from seisserve_serving.front import Front
 from seisserve_serving.health import handlers
 from seisserve_serving.models import Models
+from seisserve_serving.place import give_way
 from seisserve_serving.record_api import MOST_SAMPLES
 from seisserve_serving.session_api import Sessions
 from seisserve_serving.tls import Tls
@@ -81,7 +82,9 @@ class Server:
     ) -> None:
         self.models, self._front = models, front or Front()
         self.beside, self._reloads, self._endings = beside, reloads, endings
-        self._calls = ThreadPoolExecutor(callers or 16 * processors() + 16, thread_name_prefix="call")
+        self._calls = ThreadPoolExecutor(
+            callers or 16 * processors() + 16, thread_name_prefix="call", initializer=give_way
+        )
         self._grpc = AioServer(
             self._calls,
             [
@@ -90,7 +93,9 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
                 *options,
             ],
+            lambda: self._front.under_way,
         )
+        self._front.admission.knock = self._grpc.knock
         self._health = health.aio.HealthServicer()
         self._grpc.add_generic_rpc_handlers([handlers(self._health)])
         services = {

@@ -162,7 +162,15 @@ class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much one caller, or all of them, may ask for."""
 
-    max_calls: Annotated[Count, Meta(description="Answered at once, sessions too. 0: 64, and 16 per processor.")] = 0
+    max_calls: Annotated[Count, Meta(description="Answered at once, sessions too. 0: 16, and 16 per processor.")] = 0
+    client_share: Annotated[
+        float,
+        Meta(
+            ge=0, le=1,
+            description="Once this part of max_calls is under way, no client (token, or address) gets more than its "
+            "even part while others call. 1: whoever comes first.",
+        ),
+    ] = 0.5  # fmt: skip
     grpc_max_threads: Annotated[
         Count, Meta(description="For gRPC calls that take a thread: records, sessions. 0: max_calls and 32.")
     ] = 0

@@ -14,7 +14,6 @@ import socket
 import ssl
 import threading
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +35,7 @@ from seisserve.runtime import processors
 from seisserve_serving import kserve_api, rest_kserve, rest_seismic, rest_tensorflow, seismic_api, tensorflow_api
 from seisserve_serving.calls import Call
 from seisserve_serving.errors import Cancelled, Expired, PermissionDenied
-from seisserve_serving.front import REQUEST_ID, Arrival, Front
+from seisserve_serving.front import REQUEST_ID, Arrival, Front, request_id
 from seisserve_serving.lanes import Lanes
 from seisserve_serving.models import Models
 from seisserve_serving.page import page
@@ -374,7 +373,7 @@ async def _parts(request: Request) -> Any:
 
 def _arrival(method: str, request: Request) -> Arrival:
     metadata = dict(request.headers)
-    metadata[REQUEST_ID] = metadata.get(REQUEST_ID) or uuid.uuid4().hex
+    metadata[REQUEST_ID] = request_id(metadata)
     declared = metadata.get("content-length", "0")
     size = int(declared) if len(declared) < 19 else 0
     return Arrival(method, metadata, _peer(request), size, request.scope["state"]["certificate"], "http")

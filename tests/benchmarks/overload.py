@@ -6,8 +6,9 @@ The peak is what callers get that wait for their answers. Then calls come at ran
 as that, each with a deadline, whether or not those before are answered. Callers are a process of their own on the same
 processors: what they take, the server lacks, and to be refused costs a caller as much as to be answered. So the table
 has what would be possible at most if each refusal cost no more than bare gRPC's, callers included. With --apart the
-server has the first processor and the callers have the others. At last, callers of archive priority send 64 windows a
-call, as many as are let in, and real-time calls of one window come twenty times a second. Prints Markdown tables.
+server has the first processor and the callers have the others; their part is not counted then. At last, callers of
+archive priority send 64 windows a call, as many as are let in, and real-time calls of one window come twenty times a
+second. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -60,42 +61,41 @@ def settled(server: Served) -> dict[str, float]:
 
 
 class Peak(NamedTuple):
-    """What callers get that wait for their answers: windows a second, and processor seconds of a call, theirs
-    included."""
+    """What callers get that wait for their answers: windows a second, and processor seconds of a call."""
 
     rate: float
     cpu_s: float
 
 
-def peak(server: Served, model: str, windows: int, seconds: float) -> Peak:
-    """The best of several numbers of callers."""
+def peak(server: Served, model: str, windows: int, seconds: float, apart: bool) -> Peak:
+    """The best of several numbers of callers. apart: do not count their processor seconds."""
     found = []
     for callers in (4, 16, 32):
         before_s = server.cpu_s()
         load = Load(server.address, model, seconds, Group(callers=callers, windows=windows))
         calls = load.calls()
-        cpu_s = (server.cpu_s() - before_s + load.cpu_s) / len(calls)
+        cpu_s = (server.cpu_s() - before_s + (0.0 if apart else load.cpu_s)) / len(calls)
         found.append(Peak(rate(calls, load.begun, seconds, windows), cpu_s))
     return max(found)
 
 
-def refusal_s(bare: BareGrpc, model: str, seconds: float, group: Group) -> float:
-    """Processor seconds of a call that bare gRPC refuses, of both sides."""
+def refusal_s(bare: BareGrpc, model: str, seconds: float, group: Group, apart: bool) -> float:
+    """Processor seconds of a call that bare gRPC refuses. apart: of its side alone."""
     before_s = bare.cpu_s()
     load = Load(bare.address, model, seconds, group)
     calls = load.calls()
-    return (bare.cpu_s() - before_s + load.cpu_s) / len(calls)
+    return (bare.cpu_s() - before_s + (0.0 if apart else load.cpu_s)) / len(calls)
 
 
 def flood(
     server: Served, bare: BareGrpc, model: str, windows: int, seconds: float, deadline_s: float, apart: bool
 ) -> list[str]:
     """The table's row of calls of so many windows."""
-    top = peak(server, model, windows, max(seconds / 12, 1.5))
+    top = peak(server, model, windows, max(seconds / 12, 1.5), apart)
     calls_per_s = TIMES * top.rate / windows
     group = Group(callers=CONNECTIONS, windows=windows, rate=calls_per_s, timeout_s=deadline_s)
-    refused_s = refusal_s(bare, model, max(seconds / 12, 2), group)
-    most = (processors() - calls_per_s * refused_s) / (top.cpu_s - refused_s) * windows
+    refused_s = refusal_s(bare, model, max(seconds / 12, 2), group, apart)
+    most = ((1 if apart else processors()) - calls_per_s * refused_s) / (top.cpu_s - refused_s) * windows
     before, watch, cpu_s = settled(server), Watch(server), server.cpu_s()
     load = Load(server.address, model, seconds, group)
     calls = load.calls()
@@ -113,7 +113,7 @@ def flood(
     pushed = refused["pushback"]
     return [
         model, str(windows), f"{top.rate:,.0f}", f"{len(calls) * windows / seconds:,.0f}", f"{good:,.0f}",
-        f"{good / top.rate:.0%}", "-" if apart else f"{min(most / top.rate, 1):.0%}",
+        f"{good / top.rate:.0%}", f"{min(most / top.rate, 1):.0%}",
         f"{1e3 * top.cpu_s:.2f}", f"{1e3 * refused_s:.2f}", f"{cpu_s / seconds:.2f} + {load.cpu_s / seconds:.2f}",
         statuses(calls), percentiles(refused["took"]),
         f"{np.mean(refused['took'] <= SOON_S):.1%}" if len(refused) else "-",
@@ -175,10 +175,11 @@ def main(floods: tuple[str, ...], seconds: float, deadline: float, apart: bool, 
     )
     click.echo("|" + " --- |" * 24)
     if apart:
-        options = ("--cpu_affinity=0", "--threads=1", *options)
+        options, others = ("--threads=1", *options), os.sched_getaffinity(0) - {0}
+        os.sched_setaffinity(0, {0})  # what is started now stays there
     with served(*options) as server, bare_grpc("refuse") as bare:
         if apart:
-            os.sched_setaffinity(0, range(1, processors()))
+            os.sched_setaffinity(0, others)
         for text in floods:
             model, _, count = text.partition(":")
             row = flood(server, bare, model, int(count), seconds, deadline, apart)

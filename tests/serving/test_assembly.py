@@ -180,7 +180,7 @@ def test_limits_of_the_channel_follow_the_settings() -> None:
     assert options["grpc.max_connection_idle_ms"] == 1500
     assert options["grpc.keepalive_time_ms"] == options["grpc.max_connection_age_ms"] == 2**31 - 1  # never
     assert most_calls(Limits(max_calls=5)) == 5
-    assert most_calls(Limits()) > 64
+    assert most_calls(Limits()) >= 32
 
 
 def test_calls_beyond_the_most_are_refused_at_once_with_pushback(folder: Path) -> None:

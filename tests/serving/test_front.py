@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from seisserve.errors import BundleError, ModelNotFound, UsageError
 from seisserve_serving.aio import AioServer
 from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, PermissionDenied, Unauthenticated, Unavailable
-from seisserve_serving.front import Arrival, Done, Front
+from seisserve_serving.front import Arrival, Done, Front, request_id
 
 SERVICE = "test.Echo"
 ERRORS = {
@@ -37,17 +39,18 @@ class Echo:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.done: list[Done] = []
-        self.begun, self.go_on = threading.Semaphore(0), threading.Event()
+        self.begun, self.go_on, self.noticed = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
         self.front = Front(most_calls=2, told=[self.done.append])
         pool = ThreadPoolExecutor(8)
-        self.server = AioServer(pool, [])
+        self.server = AioServer(pool, [], lambda: self.front.under_way)
+        self.front.admission.knock = self.server.knock
         self.server.add_generic_rpc_handlers(
             [
                 self.front.service(
                     SERVICE,
                     pool,
-                    {"Say": (self.say, StringValue, StringValue)},
-                    {"Add": (self.add, Int64Value, Int64Value)},
+                    {"Say": (self.say, StringValue, StringValue), "Watch": (self.watch, StringValue, StringValue)},
+                    {"Add": (self.add, Int64Value, Int64Value), "Count": (self.count, StringValue, Int64Value)},
                 )
             ]
         )
@@ -64,6 +67,26 @@ class Echo:
             self.begun.release()
             assert self.go_on.wait(30)
         return request
+
+    def watch(self, request: StringValue, call: Call) -> StringValue:
+        """Wait until the caller has gone, and raise what that is."""
+        gone = threading.Event()
+        call.when_cancelled(gone.set)
+        self.begun.release()
+        assert gone.wait(30)
+        self.noticed.release()
+        call.check()
+        return request
+
+    def count(self, requests: Iterator[StringValue], call: Call) -> Iterator[Int64Value]:
+        """Numbers, as long as there is somebody; then wait for requests, of which none comes."""
+        try:
+            for number in range(1 if next(requests).value == "read" else 1 << 40):
+                self.begun.release()
+                yield Int64Value(value=number)
+            next(requests)
+        finally:
+            self.noticed.release()
 
     def add(self, requests: Iterator[Int64Value], call: Call) -> Iterator[Int64Value]:
         total = 0
@@ -167,12 +190,60 @@ def test_some_calls_are_kept_for_those_that_are_more_urgent(echo: Echo) -> None:
     assert all(call.result() for call in waiting)
 
 
+def test_a_client_leaves_others_their_part(echo: Echo) -> None:
+    echo.front.guards.append(lambda arrival, call: setattr(call, "user", arrival.metadata.get("who", "first")))
+    echo.front.admission.most_calls = 4
+    waiting = [echo.call("wait") for _ in range(3)]
+    for _ in waiting:
+        assert echo.begun.acquire(timeout=30)
+    assert echo.call("x").result()  # nobody else calls
+    assert echo.call("x", (("who", "second"),)).result()
+    answer = echo.call("x")
+    assert answer.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert answer.details() == (
+        "3 calls of this client are under way, at most 2 may be while others call (client_share)"
+    )
+    assert echo.call("x", (("who", "second"),)).result()
+    echo.go_on.set()
+    assert all(call.result() for call in waiting)
+    assert echo.call("x").result()
+
+
+def test_calls_beyond_the_room_are_turned_away_unread_and_told_of_together(echo: Echo) -> None:
+    waiting = [echo.call("wait") for _ in range(2)]
+    for _ in waiting:
+        assert echo.begun.acquire(timeout=30)
+    answers = [echo.call(b"\xff", (("x-request-id", f"mine {number}"),)) for number in range(5)]
+    assert {answer.code() for answer in answers} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    trailing = [dict(answer.trailing_metadata()) for answer in answers]
+    assert [each["x-request-id"] for each in trailing] == [f"mine {number}" for number in range(5)]
+    assert all(int(each["grpc-retry-pushback-ms"]) > 0 for each in trailing)
+    end = time.monotonic() + 30
+    while sum(done.calls for done in echo.done) < 5 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert {(done.code, done.arrival.method) for done in echo.done} == {
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, f"/{SERVICE}/Say")
+    }
+    assert sum(done.calls for done in echo.done) == 5
+    echo.go_on.set()
+    assert all(call.result() for call in waiting)
+
+
+@pytest.mark.parametrize(
+    ("own", "noted"),
+    [("a" * 1000, "a" * 128), ("two words", "two words"), ("a\nb\x1b[31m", "a?b?[31m"), ("sp\xe9cial", "sp?cial")],
+)
+def test_a_request_id_is_one_that_a_log_can_have(own: str, noted: str) -> None:
+    assert request_id({"x-request-id": own}) == noted
+    assert len({request_id({}) for _ in range(100)} | {request_id({"x-request-id": ""})}) == 101
+
+
 def test_what_comes_too_late_is_refused_before_it_is_read(echo: Echo) -> None:
-    def in_time(priority: Priority, left_s: float) -> None:
-        assert (priority, 10 < left_s < 22) == (Priority.ARCHIVE, True)
+    def let_in(call: Call) -> None:
+        assert (call.priority, call.left_s is not None and 10 < call.left_s < 22) == (Priority.ARCHIVE, True)
         raise Overloaded("too late", 300)
 
-    echo.front.in_time = in_time
+    echo.front.let_in = let_in
     answer = echo.call(b"\xff", (("seisserve-priority", "archive"),), timeout=20)
     assert (answer.code(), answer.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "too late")
     assert dict(answer.trailing_metadata())["grpc-retry-pushback-ms"] == "300"
@@ -205,6 +276,31 @@ def test_a_caller_who_goes_is_noticed(echo: Echo) -> None:
     call.when_cancelled(gone.set)
     waiting.cancel()
     assert gone.wait(30) and call.over
+
+
+@pytest.mark.parametrize("name", ["unary", "stream that writes", "stream that reads"])
+@pytest.mark.filterwarnings("error")
+def test_a_caller_who_goes_is_no_error_of_the_server(echo: Echo, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    hold = threading.Event()
+
+    def requests(first: str) -> Iterator[bytes]:
+        yield StringValue(value=first).SerializeToString()
+        hold.wait(30)
+
+    if name == "unary":
+        call = echo.channel.unary_unary(f"/{SERVICE}/Watch").future(b"", timeout=30)
+    else:
+        call = echo.channel.stream_stream(f"/{SERVICE}/Count")(requests(name.rpartition(" ")[2][:-1]), timeout=30)
+        next(call)
+    assert echo.begun.acquire(timeout=30)
+    call.cancel()
+    assert echo.noticed.acquire(timeout=30)
+    hold.set()
+    assert [done.code for done in echo.told(1)] == [grpc.StatusCode.CANCELLED]
+    assert echo.front.wait(30)
+    gc.collect()  # asyncio complains of an exception that nobody looked at when it is thrown away
+    assert echo.call("x").result()
+    assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 
 
 def test_a_stream_is_a_call_like_any_other(echo: Echo) -> None:

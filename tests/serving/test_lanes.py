@@ -169,6 +169,20 @@ def test_the_archive_of_one_model_waits_for_the_real_time_of_another(lane: Lanes
     assert gate.order() == [-1, 2, 1]
 
 
+def test_the_archive_does_not_fill_up_a_real_time_batch(lane: Lanes) -> None:
+    gate = Gate()
+    queue = lane.queue(MODEL, gate.transport, Batching(max_batch_size=8))
+    busy(queue, gate)
+    priorities = [Priority.ARCHIVE, Priority.REALTIME, Priority.NORMAL, Priority.REALTIME]
+    callers = []
+    for place, priority in enumerate(priorities):
+        callers.append(Caller(queue, windows(place), Call(priority=priority)))
+        waiting(queue, place + 1)
+    gate.open.set()
+    assert all(caller.ended().error is None for caller in callers)
+    assert [[float(window[0, 0]) for window in batch] for batch in gate.batches] == [[-1], [1, 3], [2, 0]]
+
+
 def test_nothing_is_computed_after_its_deadline(lane: Lanes) -> None:
     gate = Gate()
     queue = lane.queue(MODEL, gate.transport)
@@ -250,13 +264,37 @@ def test_a_call_whose_turn_would_come_too_late_is_refused_at_once(lane: Lanes) -
     late = Caller(queue, windows(2), Call(deadline=soon)).ended().error
     assert isinstance(late, Overloaded) and late.retry_ms == 5000 and "turn in about 10 s" in str(late)
     with pytest.raises(Overloaded):
-        lane.check_time(Priority.NORMAL, 12.0)
-    lane.check_time(Priority.NORMAL, 60.0)
-    lane.check_time(Priority.REALTIME, 0.1)  # nothing goes before it
+        lane.let_in(Call(deadline=soon))
+    lane.let_in(Call(deadline=time.monotonic() + 60))
+    lane.let_in(Call())
+    lane.let_in(Call(deadline=time.monotonic() + 0.1, priority=Priority.REALTIME))  # nothing goes before it
     urgent = Caller(queue, windows(3), Call(deadline=soon, priority=Priority.REALTIME))
     waiting(queue, 2)
     gate.open.set()
     assert all(caller.ended().error is None for caller in (first, held, urgent))
+
+
+def test_calls_that_are_on_their_way_to_the_queue_are_reckoned_with(lane: Lanes) -> None:
+    gate = Gate()
+    queue = lane.queue(MODEL, gate.transport, Batching(max_batch_size=2))
+    first = busy(queue, gate)
+    queue.window_s = 20.0
+    held = Caller(queue, windows(1, 2))  # a call takes two seconds by now, twenty times what the one before it has told
+    waiting(queue, 2)
+    held.call.cancel()
+    held.ended()
+    coming = [Call() for _ in range(3)]
+    for call in coming:
+        lane.let_in(call)
+    with pytest.raises(Overloaded, match="in about 6 s"):
+        lane.let_in(Call(deadline=time.monotonic() + 7))
+    lane.let_in(Call(deadline=time.monotonic() + 1, priority=Priority.REALTIME))
+    coming.pop()  # has ended without having been computed: a broken request, say
+    del call
+    with pytest.raises(Overloaded, match="in about 4 s"):
+        lane.let_in(Call(deadline=time.monotonic() + 5))
+    gate.open.set()
+    assert first.ended().error is None
 
 
 def test_a_call_larger_than_the_queue_is_taken_when_nobody_waits(lane: Lanes) -> None:

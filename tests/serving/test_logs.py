@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from seisserve.errors import UsageError
 from seisserve_serving import logs
 from seisserve_serving.calls import Call, Priority
+from seisserve_serving.errors import Overloaded
 from seisserve_serving.front import Arrival, Done
 
 
@@ -85,6 +86,25 @@ def test_why_a_call_was_refused_is_told_but_an_inner_error_only_once(written: io
     first, second = map(json.loads, written.getvalue().splitlines())
     assert first["error"] == "hop is -1"
     assert "error" not in second  # the door logs it, with its traceback
+
+
+def test_a_flood_of_refusals_is_no_flood_of_lines(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("seisserve_serving.logs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(logs, "FEW", logs._Few(3))
+    logs.configure("text", "info", written)
+    full = done(grpc.StatusCode.RESOURCE_EXHAUSTED, error=Overloaded("full", 200))
+    for _ in range(8):
+        logs.tell(full._replace(calls=50))
+    logs.tell(done(grpc.StatusCode.NOT_FOUND))
+    clock[0] += 2.0
+    logs.tell(full)
+    lines = written.getvalue().splitlines()
+    assert [line.partition("code=")[2].partition(" ")[0] for line in lines] == [
+        *["RESOURCE_EXHAUSTED"] * 3, "NOT_FOUND", "", "RESOURCE_EXHAUSTED"
+    ]  # fmt: skip
+    assert " calls=50 " in lines[0] and lines[4].endswith("250 more calls were refused, in 2.0 s")
+    assert "calls=" not in lines[5].partition("code=")[2]
 
 
 def test_a_message_of_text_stays_on_its_line_and_its_traceback_comes_below(written: io.StringIO) -> None:

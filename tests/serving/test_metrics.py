@@ -38,7 +38,7 @@ from seisserve_serving.aio import AioServer
 from seisserve_serving.calls import Call
 from seisserve_serving.counting import count_arrival, hours_and_gaps
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, PermissionDenied, Unauthenticated, Unavailable
-from seisserve_serving.front import Arrival, Front
+from seisserve_serving.front import Arrival, Done, Front
 from seisserve_serving.lanes import Batching, Lanes
 from seisserve_serving.metric_table import ALIASES, METRICS, documentation
 from seisserve_serving.metrics import (
@@ -492,6 +492,15 @@ def test_refusals_are_counted_by_reason(error: Exception, metric: str, reason: s
         expected = {frozenset({("reason", reason)}): 1.0} if name == metric else {}
         assert scrape.series(f"seisserve_{name}_total") == expected
     assert scrape.total("seisserve_stage_seconds_count") == 1  # only of the one that was answered
+
+
+def test_calls_that_were_turned_away_together_are_counted_one_by_one() -> None:
+    metrics, error = Metrics(), Overloaded("full", 100)
+    metrics.done(Done(Arrival("/a/B", {}, ""), Call(), grpc.StatusCode.RESOURCE_EXHAUSTED, 0.0, error, 7))
+    scrape = Scrape(metrics)
+    assert scrape.total("seisserve_requests_total", code="RESOURCE_EXHAUSTED", method="/a/B") == 7
+    assert scrape.total("seisserve_request_seconds_count", method="/a/B") == 7
+    assert scrape.total("seisserve_rejected_total", reason="overloaded") == 7
 
 
 def test_http_and_grpc_are_told_apart_where_the_method_is_one() -> None:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OTHER = {
     "runtime": "openvino", "precision": "int8", "provider": "cuda,cpu", "cudnn_conv_algo_search": "DEFAULT",
     "batch_mode": "fixed", "log_format": "json", "log_level": "error", "nice": "7", "otlp_share": "0.25",
-    "rest_api_port": "8601",
+    "rest_api_port": "8601", "client_share": "0.25",
 }  # fmt: skip
 # Settings that go only together with others, or without them.
 WITH = {

@@ -1,0 +1,163 @@
+"""Whether a call may come in: the server does not stop, keeps up, has room, and has it for this client.
+
+Nothing here looks into a call's request: what is refused has cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+
+from seisserve_serving.calls import Priority
+from seisserve_serving.errors import Overloaded, Unavailable
+from seisserve_serving.knock import Knock
+
+__all__ = ["Admission", "Turn", "Turns"]
+
+RETRY_MS = 200
+# Of the calls that may be under way: the rest is kept for calls that are more urgent.
+SHARE = {Priority.REALTIME: 1.0, Priority.NORMAL: 0.9, Priority.ARCHIVE: 0.75}
+SEEN_S = 1.0  # a client that has not called for so long leaves its part of the room to the others
+ASSUMED = 1 << 20  # bytes of a request that is being read
+SLOW_S = 1.0  # one that has not been read by then does not hold up the others
+
+
+class Admission:
+    """Counts the calls under way, of all and by client.
+
+    most_calls: at once; more are refused, those that are less urgent a little earlier (`SHARE`). client_share: once
+    that part of them is under way, a client gets no more than its even part, as long as others call too.
+    """
+
+    def __init__(self, most_calls: int = 256, client_share: float = 0.5) -> None:
+        self.most_calls, self.client_share = most_calls, client_share
+        self.knock: Knock | None = None
+        self.draining = False
+        self.under_way = 0
+        self._changed = threading.Condition()
+        self._of: Counter[str] = Counter()  # calls under way by client
+        self._seen: OrderedDict[str, float] = OrderedDict()  # when each client has called, the latest at the end
+
+    def drain(self) -> None:
+        """Refuse what comes from now on."""
+        with self._changed:
+            self.draining = True
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all calls have finished within that time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.under_way, seconds)
+
+    def over(self, priority: Priority) -> bool:
+        """Whether as many calls are under way as may be, or about as many again wait at the door: those of that
+        priority must go."""
+        most = math.ceil(SHARE[priority] * self.most_calls)
+        return self.under_way >= most or (self.knock is not None and self.knock.calls >= 2 * most)
+
+    def seen(self) -> None:
+        """A call has come."""
+        if self.knock is not None:
+            self.knock.seen += 1
+
+    def check(self, priority: Priority, client: str) -> None:
+        """Raises Unavailable while draining, Overloaded if there is no room."""
+        with self._changed:
+            self._check(priority, client)
+
+    def enter(self, priority: Priority, client: str) -> None:
+        """Count a call in. Raises as `check`."""
+        with self._changed:
+            self._check(priority, client)
+            self.under_way += 1
+            self._of[client] += 1
+
+    def leave(self, client: str) -> None:
+        """Count it out."""
+        with self._changed:
+            self.under_way -= 1
+            self._of[client] -= 1
+            if not self._of[client]:
+                del self._of[client]
+            if not self.under_way:
+                self._changed.notify_all()
+
+    def _check(self, priority: Priority, client: str) -> None:
+        if self.draining:
+            raise Unavailable("draining: this server is about to stop")
+        clients = self._clients_with(client)
+        most = math.ceil(SHARE[priority] * self.most_calls)
+        if self.under_way >= most:
+            text = f"{self.under_way} calls are under way, at most {most} of this priority may be let in"
+            raise Overloaded(text, RETRY_MS)
+        own, even = self._of[client], math.ceil(self.most_calls / clients)
+        if own >= even and self.under_way >= self.client_share * self.most_calls:
+            text = f"{own} calls of this client are under way, at most {even} may be while others call (client_share)"
+            raise Overloaded(text, RETRY_MS)
+
+    def _clients_with(self, client: str) -> int:
+        """How many have called of late, with this one."""
+        now = time.monotonic()
+        self._seen[client] = now
+        self._seen.move_to_end(client)
+        while next(iter(self._seen.values())) < now - SEEN_S:
+            self._seen.popitem(last=False)
+        return len(self._seen)
+
+
+class Turns:
+    """Lets requests be read one after the other, while not more than so many bytes of them are at work.
+
+    For calls that can wait, on one event loop. most_waiting: calls; more are refused.
+    """
+
+    def __init__(self, most_bytes: int, most_waiting: int) -> None:
+        self._most, self._most_waiting = most_bytes, most_waiting
+        self._held = 0
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    async def come(self) -> Turn:
+        """Wait for a turn. Raises Overloaded if too many wait already."""
+        if self._line or self._held >= self._most:
+            if len(self._line) >= self._most_waiting:
+                raise Overloaded(f"{len(self._line)} calls of this priority wait for their turn", RETRY_MS)
+            called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._line.append(called)
+            try:
+                await called
+            except asyncio.CancelledError:
+                self._line.remove(called)
+                self._call_next()
+                raise
+            self._line.popleft()
+        return Turn(self)
+
+    def hold(self, more: int) -> None:
+        """So many more bytes are at work, or fewer."""
+        self._held += more
+        self._call_next()
+
+    def _call_next(self) -> None:
+        if self._line and self._held < self._most and not self._line[0].done():
+            self._line[0].set_result(None)
+
+
+class Turn:
+    """One request's turn; `hold(0)` ends it."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns, self._held = turns, 0
+        self.hold(ASSUMED)
+        self._slow = asyncio.get_running_loop().call_later(SLOW_S, self.hold, 0)
+
+    def hold(self, size: int) -> None:
+        """It turns out to have so many bytes."""
+        self._turns.hold(size - self._held)
+        self._held = size
+
+    def read(self, size: int) -> None:
+        """It has been read."""
+        self._slow.cancel()
+        self.hold(size)
