@@ -169,7 +169,7 @@ def test_onnx_says_the_same(network: keras.Model, tmp_path: Path) -> None:
     session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     for n in (1, 5):
         (found,) = session.run(None, {"waveform": windows_of_both[:n]})
-        np.testing.assert_allclose(found, network(windows_of_both[:n]), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found, network(windows_of_both[:n]), rtol=0, atol=2e-4)  # rounding, as above
 
 
 def test_it_learns_one_batch() -> None:
