@@ -77,7 +77,7 @@ class Site:
             self.answers()
             known = self.states()
         finally:
-            shutil.rmtree(there)
+            there.rename(made)  # all at once: a folder that goes file by file would be tried again meanwhile
             eventually(lambda: not self.models.failed and list(self.models.served["picker"]) == [1])
         assert (known[1].state, known[2].state) == (State.AVAILABLE, State.END)
         assert known[2].status.error_code == FAILED_PRECONDITION
