@@ -51,9 +51,10 @@ class Bundle(NamedTuple):
         (bfloat16, which needs OpenVINO, is not among them). Raises BundleError that lists what is here if there is
         none."""
         here = [artifact for artifact in self.manifest.artifacts.values() if self.has(artifact)]
-        fitting = [item for item in here if item.format == format and item.precision == precision]
-        if precision == "best":
-            fitting = [item for item in here if item.format == format and item.precision != "bfloat16"]
+        fitting = [
+            item for item in here if item.format == format
+            and (item.precision != "bfloat16" if precision == "best" else item.precision == precision)
+        ]  # fmt: skip
         if not fitting:
             wanted = f"{format} artifact" if precision == "best" else f"{format} artifact of precision {precision}"
             there = ", ".join(f"{item.file if item.file != '.' else item.format} ({item.precision})" for item in here)

@@ -139,9 +139,8 @@ def add_artifact(
     artifact = Artifact(file=path.name, format="onnx", precision=precision, opset=OPSET, sha256=sha256, size_bytes=size)
     others = {name: item for name, item in model.artifacts.items() if name != precision}
     bundle = bundle._replace(manifest=msgspec.structs.replace(model, artifacts=others | {precision: artifact}))
-    runtime: Transport = OnnxRuntime(bundle, 1, precision)
-    if precision == "bfloat16":  # onnxruntime would compute it in float32
-        runtime = OpenVinoRuntime(bundle, 1, precision)
+    # onnxruntime would compute bfloat16 in float32.
+    runtime = (OpenVinoRuntime if precision == "bfloat16" else OnnxRuntime)(bundle, 1, precision)
     tested, _ = golden(folder)
     report = compare(
         load(bundle, "tensorflow"), runtime, model, tested, bounds or BOUNDS[precision], labelled=labelled,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,12 +16,13 @@ from seisserve.errors import BundleError
 from seisserve.manifest import DETECTION, Manifest
 from seisserve.picks import Pick, extract
 from seisserve.runtime import onnxruntime_errors
+from seisserve.runtimes.setup import processor
 from seisserve.segments import Segment
 from seisserve.transport import Transport
 from seisserve.windows import Curve, Windows, batch_size, cut, stack
 
 __all__ = [
-    "BOUNDS", "Bounds", "Labelled", "Report", "compare", "pick_agreement", "processor", "require", "speeds",
+    "BOUNDS", "Bounds", "Labelled", "Report", "compare", "pick_agreement", "require", "speeds",
     "waveform_agreement",
 ]  # fmt: skip
 
@@ -276,16 +276,6 @@ def speeds(transports: list[Transport], model: Manifest, windows: NDArray[np.flo
                 _outputs(transport, model, batch)
             rate[number] = RUNS * size / (time.process_time() - start)
     return [round(rate, 1) for rate in np.median(rates, axis=0).tolist()]
-
-
-def processor() -> str:
-    """The name of this computer's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _outputs(transport: Transport, model: Manifest, windows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

@@ -216,13 +216,7 @@ class Front:
         def work(body: bytes, call: Call) -> bytes:
             return _encoded(method(_decoded(request_type, body, call), call), call)
 
-        async def working(body: bytes, call: Call) -> bytes:
-            return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, body, call), call)
-
-        async def handle(_: object, context: Context) -> bytes:
-            return await self._attend(name, context, working)
-
-        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same, but nothing is read before
+        return self._attended(name, functools.partial(_on_pool, pool, work))
 
     def _quick(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
         """A method that gives a `Later`: on the event loop itself; on a thread of the pool if the request is large."""
@@ -232,13 +226,18 @@ class Front:
 
         async def working(body: bytes, call: Call) -> bytes:
             if len(body) > LARGE:
-                return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, body, call), call)
+                return await _on_pool(pool, work, body, call)
             return _encoded(await method(_decoded(request_type, body, call), call).done(), call)
 
-        async def handle(_: object, context: Context) -> bytes:
-            return await self._attend(name, context, working)
+        return self._attended(name, working)
 
-        return grpc.stream_unary_rpc_method_handler(handle)  # on the wire the same, but nothing is read before
+    def _attended(self, name: str, work: Work) -> grpc.RpcMethodHandler:
+        """A method of one request; as a stream of one it is the same on the wire, but nothing is read before."""
+
+        async def handle(_: object, context: Context) -> bytes:
+            return await self._attend(name, context, work)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _turn_away(self, method: str, own_id: str, _: object, context: Context) -> None:
         """Answer a call for which there is no room, with as little work as possible: more come than can be answered."""
@@ -310,6 +309,11 @@ class _Service(grpc.GenericRpcHandler):
                 away = functools.partial(self._turn_away, method, request_id(metadata))
                 return grpc.stream_unary_rpc_method_handler(away)
         return handler
+
+
+async def _on_pool(pool: Executor, work: Callable[[bytes, Call], bytes], body: bytes, call: Call) -> bytes:
+    """The work, on a thread of the pool."""
+    return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, body, call), call)
 
 
 async def _unless_gone(working: asyncio.Future[Made], call: Call) -> Made:
