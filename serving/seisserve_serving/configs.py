@@ -12,6 +12,7 @@ from seisserve.errors import BundleError, UsageError
 from seisserve_serving.lanes import Batching
 
 __all__ = [
+    "MOST_MESSAGE_MB",
     "All",
     "Latest",
     "ModelConfig",
@@ -29,6 +30,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 # What makes a folder a model version: a bundle, a plain SavedModel, a plain ONNX file.
 CONTENTS = ("manifest.json", "saved_model.pb", "model.onnx")
+MOST_MESSAGE_MB = 2047  # of a protobuf message
 
 
 class Latest(NamedTuple):

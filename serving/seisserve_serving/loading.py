@@ -115,12 +115,11 @@ def _bundle(
         raise BundleError(f"{folder}: the manifest says {found.name!r}, the folder {config.base_path.name!r}")
     setup = how.setup_for(found)
     artifacts = found.manifest.artifacts.values()
-    files = {found.folder / item.file for item in artifacts if item.format == "onnx" and found.has(item)}
-    for item in artifacts:
-        path = found.folder / item.file
-        if item.format == "onnx" and found.has(item) and path.stat().st_size != item.size_bytes:
-            raise BundleError(f"{path}: {path.stat().st_size} bytes, the manifest says {item.size_bytes}")
-    for path in sorted({*files, *filter(Path.is_file, folder.glob("*.onnx"))}):
+    listed = [(folder / item.file, item.size_bytes) for item in artifacts if item.format == "onnx" and found.has(item)]
+    for path, size in listed:
+        if path.stat().st_size != size:
+            raise BundleError(f"{path}: {path.stat().st_size} bytes, the manifest says {size}")
+    for path in sorted({*(path for path, _ in listed), *filter(Path.is_file, folder.glob("*.onnx"))}):
         check_onnx(path, one_pass=True)
     if setup.runtime == "tensorflow" and setup.backend is None:
         check_saved_model(folder)

@@ -9,13 +9,12 @@ from google.protobuf.message import DecodeError
 
 from seisserve.errors import BundleError
 from seisserve.proto import onnx_wire_pb2 as wire
-from seisserve_serving.configs import check_size
+from seisserve_serving.configs import MOST_MESSAGE_MB, check_size
 
 __all__ = ["check_onnx"]
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}  # what onnxruntime itself brings
 EXTERNAL = 1
-MOST_MB = 2047  # of a protobuf message
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 MOST_NODES = 1_000_000  # once the functions in the file are written out, each of which may call others many times
 
@@ -24,7 +23,7 @@ def check_onnx(path: Path, *, one_pass: bool = False) -> set[str]:
     """The operators in it that have a graph of their own, which may be computed for ever. Raises BundleError for a file
     that has weights in other files, operators that are no part of onnxruntime, or functions that become more than a
     runtime could hold; with one_pass also for any such operator."""
-    check_size(path, MOST_MB)
+    check_size(path, MOST_MESSAGE_MB)
     try:
         model = wire.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:

@@ -10,11 +10,10 @@ from google.protobuf.message import DecodeError
 
 from seisserve.errors import BundleError
 from seisserve.extras import need
-from seisserve_serving.configs import check_size
+from seisserve_serving.configs import MOST_MESSAGE_MB, check_size
 
 __all__ = ["check_saved_model"]
 
-MOST_MB = 2047  # of a protobuf message
 
 # Operators that reach beyond the graph: to Python, to files that they name, to other machines.
 UNSAFE = {
@@ -56,7 +55,7 @@ def _is_unsafe(node: Any) -> bool:
 def _serving_graph(folder: Path) -> Any:
     saved_model_pb2 = need("tensorflow.core.protobuf.saved_model_pb2", "tensorflow")
     path = folder / "saved_model.pb"
-    check_size(path, MOST_MB)
+    check_size(path, MOST_MESSAGE_MB)
     try:
         graphs = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs
     except DecodeError as error:

@@ -422,7 +422,8 @@ def test_a_list_that_cannot_be_read_is_told_of_once_and_again_when_it_is_another
     keeper.wait()
     reads = counted(keeper)
     for number, text in enumerate(["nonsense", good, "nonsense", "other nonsense"]):
-        file.write_text(text)
+        (tmp_path / "next").write_text(text)
+        (tmp_path / "next").replace(file)  # at once: nobody reads half of it
         seen = len(reads)
         eventually(lambda seen=seen: len(reads) > seen + 5)
         assert caplog.text.count("the models stay as they are") == (1, 1, 2, 3)[number]
