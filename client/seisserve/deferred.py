@@ -7,6 +7,7 @@ resampled for the piece that is at work, and forgotten after it.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, cast
@@ -98,17 +99,16 @@ def recent_of(*samples: NDArray[Any]) -> Recent | None:
 
 def in_blocks(edges: NDArray[np.int64], make: Make, recent: Recent) -> Make:
     """Makes whole blocks, from one edge to the next, and gives parts of them; the edges are those of the samples."""
-    name = object()
+    name, at_edge = object(), edges.tolist()  # a list: ten thousand parts are looked for in it
 
     def block(number: int) -> NDArray[Any]:
-        begin, end = int(edges[number]), int(edges[number + 1])
-        return recent.get((name, number), lambda: make(begin, end))
+        return recent.get((name, number), lambda: make(at_edge[number], at_edge[number + 1]))
 
     def part(begin: int, end: int) -> NDArray[Any]:
-        first = min(int(np.searchsorted(edges, begin, side="right")), len(edges) - 1) - 1
+        first = min(bisect_right(at_edge, begin), len(at_edge) - 1) - 1
         parts = []
-        for number in range(first, max(int(np.searchsorted(edges, end)), first + 1)):
-            at = int(edges[number])
+        for number in range(first, max(bisect_left(at_edge, end), first + 1)):
+            at = at_edge[number]
             parts.append(block(number)[max(begin - at, 0) : max(end - at, 0)])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

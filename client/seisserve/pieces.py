@@ -22,6 +22,7 @@ from seisserve.windows import Curve, Windows, stack, stack_parts
 __all__ = ["Piece", "groups", "pieces"]
 
 PIECE_SAMPLES = 1 << 20
+GROUP_SAMPLES = 1 << 18  # read in one go, no longer than the batches that are ahead of the lanes last
 
 Found = TypeVar("Found", Pick, Detection)
 
@@ -46,9 +47,9 @@ def _begin_ns(item: Pick | Detection) -> int:
 
 
 def groups(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """The segments in groups of at most PIECE_SAMPLES samples; a longer one is a group by itself.
+    """The segments in groups of at most GROUP_SAMPLES samples; a longer one is a group by itself.
 
-    Samples are deferred no longer, but for those of a longer one.
+    Samples are deferred no longer, but for those of a segment longer than PIECE_SAMPLES.
     """
     group: list[Segment] = []
     samples = 0
@@ -56,7 +57,7 @@ def groups(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
         length = segment.samples.shape[1]
         if length <= PIECE_SAMPLES and is_deferred(segment.samples):
             segment = segment._replace(samples=np.asarray(segment.samples))
-        if group and samples + length > PIECE_SAMPLES:
+        if group and samples + length > GROUP_SAMPLES:
             yield group
             group, samples = [], 0
         group.append(segment)

@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import NamedTuple
 
 import msgspec
@@ -84,19 +85,34 @@ def _parts(traces: Iterable[Trace], model: Manifest, phase: Phase) -> tuple[list
 
 
 def _pieces(parts: list[Segment], model: Manifest, transport: Transport) -> Iterator[Piece]:
-    """The curve over all segments, a part at a time."""
-    for group in groups(parts):
-        windows = cut(group, model)
-        yield from pieces(windows, predict(windows, model, transport), model)
+    """The curve over all segments, a part at a time; the next is read while the lanes have work of the one before."""
+    begun: deque[Windows] = deque()
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        for group in groups(parts):
+            begun.append(cut(group, model))
+            yield from begun[-1].batches(None, transport.batch_samples)
+
+    outputs = _computed(batches(), model, transport)
+    for first in outputs:
+        windows = begun.popleft()
+        count = sum(1 for _ in windows.batch_rows(None, transport.batch_samples))
+        yield from pieces(windows, chain([first], islice(outputs, count - 1)), model)
 
 
 def predict(
     windows: Windows, model: Manifest, transport: Transport, batch: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Outputs of all windows, batch after batch: as many at work as the transport has lanes, and a few ahead of them,
-    so that the lanes have work while a block of the record is read."""
+    """Outputs of all windows, batch after batch."""
+    return _computed(windows.batches(batch, transport.batch_samples), model, transport)
+
+
+def _computed(
+    batches: Iterable[NDArray[np.float32]], model: Manifest, transport: Transport
+) -> Iterator[NDArray[np.float32]]:
+    """What the network says of each batch: as many at work as the transport has lanes, and a few ahead of them, so that
+    the lanes have work while a block of the record is read."""
     name, output = model.input.name, model.output.name
-    batches = windows.batches(batch, transport.batch_samples)
 
     def call(inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         return transport.predict(model, {name: inputs})[output]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -12,15 +13,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from seisserve import pieces as pieces_module
+from seisserve import pipeline as pipeline_module
 from seisserve import windows as windows_module
 from seisserve.detections import extract_detections
 from seisserve.manifest import Manifest
 from seisserve.picks import extract
 from seisserve.pieces import groups
 from seisserve.pipeline import annotate, detect, pick
-from seisserve.segments import segments
+from seisserve.segments import Segment, segments
 from seisserve.traces import Trace, handed_over
 from seisserve.transport import FakeTransport
+from seisserve.windows import Windows, cut
 
 
 def in_frames(waveform: Array) -> Array:
@@ -44,6 +47,7 @@ MODELS: dict[str, tuple[Manifest, FakeTransport]] = {
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces_module, "PIECE_SAMPLES", 1500)
+    monkeypatch.setattr(pieces_module, "GROUP_SAMPLES", 1500)
     monkeypatch.setattr(windows_module, "BATCH_SAMPLES", 700)
 
 
@@ -78,7 +82,7 @@ def test_a_curve_that_is_on_all_the_way_is_one_piece() -> None:
     assert len(pick(record(0, 120.0), model, always).picks) == 1
 
 
-def test_groups_hold_every_segment_once_and_no_more_than_a_piece() -> None:
+def test_groups_hold_every_segment_once_and_no_more_than_one_may() -> None:
     (one,) = record(0, 120.0, codes="Z")
     edges = [0, 100, 900, 1000, 2900, 4600, 4700, 12_000]
     traces = [part(one, begin, end - 5) for begin, end in pairwise(edges)]
@@ -98,3 +102,24 @@ def test_traces_that_are_handed_over_are_held_by_nobody_else() -> None:
         taken.append(trace)
         assert len(traces) + len(taken) == 3
     assert [trace.id for trace in taken] == [trace.id for trace in expected]
+
+
+def test_the_next_group_is_read_while_the_lanes_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[int] = []
+    second = threading.Event()
+
+    def counted(group: list[Segment], model: Manifest) -> Windows:
+        cuts.append(len(group))
+        if len(cuts) == 2:
+            second.set()
+        return cut(group, model)
+
+    def waiting(waveform: Array) -> Array:
+        assert second.wait(20)  # the first answer of all comes after the second group was read
+        return network(waveform)
+
+    monkeypatch.setattr(pipeline_module, "cut", counted)
+    traces = [part(one, begin, begin + 400) for one in record(0, 120.0) for begin in range(0, 12_000, 500)]
+    found = pick(traces, manifest(LABELS), FakeTransport(waiting, 2)).picks
+    assert [repr(one) for one in found] == [repr(one) for one in pick(traces, manifest(LABELS), fake()).picks]
+    assert len(cuts) > 4

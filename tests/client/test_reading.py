@@ -44,6 +44,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(miniseed, "BLOCK", 700)
     monkeypatch.setattr(segments_module, "BLOCK", 900)
     monkeypatch.setattr(pieces_module, "PIECE_SAMPLES", 1500)
+    monkeypatch.setattr(pieces_module, "GROUP_SAMPLES", 1500)
 
 
 @pytest.fixture(scope="module")
