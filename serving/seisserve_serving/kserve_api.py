@@ -203,8 +203,7 @@ def arrays(request: wire.ModelInferRequest, signature: Signature) -> dict[str, N
     for name, count in Counter(names).items():
         if count > 1:
             raise UsageError(f"input {name!r} is there twice")
-    if set(names) != set(expected):
-        raise UsageError(f"inputs are {sorted(names)}; {signature.name} takes {sorted(expected)}")
+    signature.check_names(names)
     return {
         tensor.name: to_array(tensor, content, expected[tensor.name])
         for tensor, content in zip(request.inputs, raw or [None] * len(names), strict=True)

@@ -12,7 +12,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Mapping
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, Summary, generate_latest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, Summary, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -22,6 +22,7 @@ from seisserve import __version__
 from seisserve_serving.calls import Call, Counted
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, Refused
 from seisserve_serving.front import Done, Front
+from seisserve_serving.histograms import Histogram
 from seisserve_serving.lanes import Batch
 from seisserve_serving.metric_table import ALIASES, BY_NAME, METRICS, Alias, Metric
 from seisserve_serving.models import Models, State
@@ -57,7 +58,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
         own = [metric for metric in METRICS if metric.name.startswith("seisserve_")]
         self._counters = {metric.name: self._counter(metric) for metric in own if metric.kind == "counter"}
-        self._histograms = {metric.name: self._histogram(metric) for metric in own if metric.kind == "histogram"}
+        self._histograms = {metric.name: Histogram(metric) for metric in own if metric.kind == "histogram"}
         self._station_latency = Summary(
             "seisserve_station_pick_latency_seconds",
             BY_NAME["seisserve_station_pick_latency_seconds"].meaning,
@@ -68,7 +69,6 @@ class Metrics(Collector):
         self._phases, self._stations = _Bounded(MOST_PHASES), _Bounded(MOST_STATIONS)
         # By name and labels: finding them costs as much as counting.
         self._counter_of: dict[Labels, Counter] = {}
-        self._histogram_of: dict[Labels, Histogram] = {}
         self._loads: dict[Labels, float] = {}
         self._newest: dict[Labels, float] = {}  # by station, when its newest sample was taken: of time.monotonic
         self._readings: dict[str, Reading] = {}
@@ -78,9 +78,6 @@ class Metrics(Collector):
 
     def _counter(self, metric: Metric) -> Counter:
         return Counter(metric.name, metric.meaning, metric.labels, registry=self._registry)
-
-    def _histogram(self, metric: Metric) -> Histogram:
-        return Histogram(metric.name, metric.meaning, metric.labels, buckets=metric.buckets, registry=self._registry)
 
     def _data_latency(self) -> Mapping[Labels, float]:
         now = time.monotonic()
@@ -195,6 +192,7 @@ class Metrics(Collector):
             # When each series began is a second series for each; nothing here needs it.
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             families[family.name] = family
+        families |= {name: histogram.family() for name, histogram in self._histograms.items()}
         yield from families.values()
         for name, reading in list(self._readings.items()):
             gauge = GaugeMetricFamily(name, BY_NAME[name].meaning, labels=BY_NAME[name].labels)
@@ -211,10 +209,7 @@ class Metrics(Collector):
         counter.inc(value)
 
     def _observe(self, name: str, value: float, *labels: str) -> None:
-        histogram = self._histogram_of.get((name, *labels))
-        if histogram is None:
-            histogram = self._histogram_of[name, *labels] = self._histograms[name].labels(*labels)
-        histogram.observe(value)
+        self._histograms[name].observe(value, labels)
 
     def _model(self, call: Call) -> Labels:
         """Labels of the call's model; empty if it has found none. Only a served one ever gets into a call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,13 +71,17 @@ class Signature(NamedTuple):
                 raise UsageError(f"{field} {name!r}: {self.name} has the outputs {', '.join(names)}")
         return names
 
+    def check_names(self, names: Collection[str]) -> None:
+        """Raises UsageError unless these are the inputs."""
+        if len(names) != len(self.inputs) or any(tensor.name not in names for tensor in self.inputs):
+            expected = sorted(tensor.name for tensor in self.inputs)
+            raise UsageError(f"inputs are {sorted(names)}; {self.name} takes {expected}")
+
     def check_inputs(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Raises UsageError that names the input at fault."""
-        expected = {tensor.name: tensor for tensor in self.inputs}
-        if set(inputs) != set(expected):
-            raise UsageError(f"inputs are {sorted(inputs)}; {self.name} takes {sorted(expected)}")
-        for name, array in inputs.items():
-            tensor = expected[name]
+        self.check_names(inputs)
+        for tensor in self.inputs:
+            name, array = tensor.name, inputs[tensor.name]
             if array.dtype != tensor.dtype:
                 raise UsageError(f"input {name!r}: dtype is {array.dtype}; expected {tensor.dtype}")
             if not tensor.fits(array.shape):
@@ -85,10 +89,9 @@ class Signature(NamedTuple):
             if self.lengths and array.shape[1] not in self.lengths:
                 lengths = ", ".join(map(str, self.lengths))
                 raise UsageError(f"input {name!r}: {array.shape[1]} samples; {self.name} takes {lengths}")
-            if self.finite:
-                bad = array.size - int(np.count_nonzero(np.isfinite(array)))
-                if bad:
-                    raise UsageError(f"input {name!r}: {bad} of {array.size} values are NaN or infinite")
+            if self.finite and not (finite := np.isfinite(array)).all():
+                bad = array.size - int(np.count_nonzero(finite))
+                raise UsageError(f"input {name!r}: {bad} of {array.size} values are NaN or infinite")
 
 
 def of_manifest(manifest: Manifest) -> dict[str, Signature]:

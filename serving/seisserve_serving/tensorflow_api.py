@@ -38,7 +38,7 @@ def quick(models: Models) -> dict[str, Methods]:
         def answer(outputs: dict[str, NDArray[Any]]) -> wire.PredictResponse:
             response = wire.PredictResponse(model_spec=effective(served, signature.key))
             for name, array in outputs.items():
-                response.outputs[name].CopyFrom(to_proto(array))
+                to_proto(array, response.outputs[name])
             return response
 
         inputs = arrays(request.inputs, signature)
@@ -139,10 +139,8 @@ def _of_spec(models: Models, spec: wire.ModelSpec) -> Served:
 
 def arrays(inputs: Mapping[str, TensorProto], signature: Signature) -> dict[str, NDArray[Any]]:
     """The inputs, each of the type that the signature has for it. Raises UsageError that names the input."""
-    expected = {tensor.name: tensor.dtype for tensor in signature.inputs}
-    if set(inputs) != set(expected):
-        raise UsageError(f"inputs are {sorted(inputs)}; {signature.name} takes {sorted(expected)}")
-    return {name: to_array(tensor, name, expected[name]) for name, tensor in inputs.items()}
+    signature.check_names(inputs)
+    return {tensor.name: to_array(inputs[tensor.name], tensor.name, tensor.dtype) for tensor in signature.inputs}
 
 
 def effective(served: Served, signature: str) -> wire.ModelSpec:
