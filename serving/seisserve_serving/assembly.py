@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -14,7 +14,8 @@ from seisserve.errors import BundleError
 from seisserve.runtimes.setup import Backend, Device, Setup, processors
 from seisserve_serving import logs
 from seisserve_serving.admin import ADMIN_METHODS
-from seisserve_serving.front import Front
+from seisserve_serving.calls import Call
+from seisserve_serving.front import Arrival, Front
 from seisserve_serving.lanes import Batching, Lanes
 from seisserve_serving.loading import Loading
 from seisserve_serving.metrics import Metrics
@@ -83,8 +84,9 @@ def setup_of(compute: Compute) -> Callable[[Bundle], Setup]:
     return setup
 
 
-def assemble(settings: Settings) -> Server:
-    """A server that is ready to start, its models loaded. Raises UsageError, BundleError, ServerError."""
+def assemble(settings: Settings, guards: Sequence[Callable[[Arrival, Call], None]] = ()) -> Server:
+    """A server that is ready to start, its models loaded. One of several workers has its part of the threads, and
+    shares its port. guards: more of them, as of `Front`. Raises UsageError, BundleError, ServerError."""
     listen, security, limits, operation = settings.listen, settings.security, settings.limits, settings.operation
     tls = Tls(Path(listen.ssl_config_file)) if listen.ssl_config_file else None
     guard = Guard(
@@ -94,10 +96,11 @@ def assemble(settings: Settings) -> Server:
         rate=Rate(security.client_calls_per_s, security.client_windows_per_s),
     )
     metrics = Metrics()
-    lanes = Lanes(settings.compute.threads or processors(), metrics.batch)
+    lanes = Lanes(max((settings.compute.threads or processors()) // operation.workers, 1), metrics.batch)
     front = Front(
-        [guard], most_calls(limits), [logs.tell, metrics.done], metrics.counted, lanes.let_in, limits.client_share
-    )
+        [guard, *guards], most_calls(limits), [logs.tell, metrics.done], metrics.counted, lanes.let_in,
+        limits.client_share,
+    )  # fmt: skip
     endings: list[Callable[[], None]] = []
     if operation.otlp_endpoint:
         tracing = Tracing(exporter(operation.otlp_endpoint, operation.otlp_headers), operation.otlp_share)
@@ -137,6 +140,7 @@ def assemble(settings: Settings) -> Server:
         beside=web,
         reloads=[guard.reload, *([tls.reload] if tls else [])],
         endings=endings,
+        reuse_port=operation.workers > 1,
     )
     _warn(settings)
     return server

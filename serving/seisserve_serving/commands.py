@@ -9,7 +9,6 @@ from typing import Any, get_args, get_origin
 import click
 
 from seisserve.extras import need
-from seisserve.memory import keep
 from seisserve_serving.settings import Field, as_toml, fields, read
 
 __all__ = ["serve"]
@@ -60,7 +59,7 @@ def _choices(kind: Any) -> tuple[str, ...]:
 @click.option("--print-config", is_flag=True, help="Print the settings in force and where each came from, and end.")
 @click.option("-v", "--verbose", is_flag=True, help="As --log_level debug.")
 @_options
-def serve(repository: str | None, config: Path | None, print_config: bool, verbose: bool, **flags: Any) -> None:
+def serve(repository: str | None, config: Path | None, print_config: bool, verbose: bool, **flags: Any) -> int:
     """Serve the models in REPOSITORY (NAME/VERSION/ folders), by default those that come with seisserve.
 
     Every setting is also an environment variable (SEISSERVE_PORT for --port) and a line of a TOML file; they are all in
@@ -75,21 +74,12 @@ def serve(repository: str | None, config: Path | None, print_config: bool, verbo
     effective = read(given, os.environ, config)
     if print_config:
         click.echo(as_toml(effective), nl=False)
-        return
+        return 0
     settings = effective.settings
     need("grpc_health", "serving")
     need("grpc_reflection", "serving")
     need("uvicorn", "serving")
     need("prometheus_client", "serving")
-    from seisserve_serving import logs
-    from seisserve_serving.assembly import assemble
-    from seisserve_serving.place import settle
+    from seisserve_serving import workers
 
-    logs.configure(settings.operation.log_format, settings.operation.log_level)
-    settle(settings.compute.cpu_affinity, settings.compute.nice)
-    keep()
-    server = assemble(settings)
-    click.echo(f"seisserve: serving {', '.join(server.models.served)} on {server.address}")
-    for other in server.beside:
-        click.echo(f"seisserve: HTTP on {other.address}")
-    server.run(settings.operation.grace_s, settings.operation.drain_delay_s)
+    return workers.serve(settings)

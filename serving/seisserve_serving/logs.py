@@ -22,10 +22,13 @@ MOST_CHARACTERS = 200  # of a text that the caller chose
 QUIET = ("asyncio", "grpc", "h11", "hpack", "opentelemetry", "uvicorn")
 
 
-def configure(log_format: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:
-    """Send the logs of the whole process to a stream (standard error), in one format and from a level on."""
+def configure(
+    log_format: Literal["text", "json"], level: str, stream: TextIO | None = None, worker: int | None = None
+) -> None:
+    """Send the logs of the whole process to a stream (standard error), in one format and from a level on. worker: its
+    number, if it is one of several processes whose lines go there."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(Json() if log_format == "json" else Text())
+    handler.setFormatter(Json(worker) if log_format == "json" else Text(worker))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -98,8 +101,9 @@ def _plain(value: Any) -> str:
 class Text(logging.Formatter):
     """TIME LEVEL LOGGER: MESSAGE on one line, and a traceback below it where there is one."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    def __init__(self, worker: int | None = None) -> None:
+        who = "" if worker is None else f"worker {worker} "
+        super().__init__(f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return _time(record)
@@ -112,8 +116,13 @@ class Text(logging.Formatter):
 class Json(logging.Formatter):
     """One object on each line: time, level, logger, message; error with the traceback; the facts of a call."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._who = {} if worker is None else {"worker": worker}
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
+        entry |= self._who
         facts = getattr(record, "call", None)
         if facts is None:
             entry["message"] = record.getMessage()

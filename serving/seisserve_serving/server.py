@@ -60,6 +60,7 @@ class Server:
     largest request and response. callers: requests decoded and answered at once. socket_path: of a Unix socket, which
     only this user may open; it has no TLS. options: of the gRPC channel. most_samples: of a record. sessions: in real
     time. beside: starts and stops with it. reloads: what SIGHUP does. endings: what is done when it has stopped.
+    reuse_port: others may listen on the port too; else a second server on it fails, and takes no part of the calls.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Server:
         beside: Sequence[Beside] = (),
         reloads: Sequence[Callable[[], None]] = (),
         endings: Sequence[Callable[[], None]] = (),
+        reuse_port: bool = False,
     ) -> None:
         self.models, self._front = models, front or Front()
         self.beside, self._reloads, self._endings = beside, reloads, endings
@@ -90,7 +92,7 @@ class Server:
             [
                 ("grpc.max_receive_message_length", max_message),
                 ("grpc.max_send_message_length", max_message),
-                ("grpc.so_reuseport", 0),  # a second server on the port must fail, not take half of the calls
+                ("grpc.so_reuseport", int(reuse_port)),
                 *options,
             ],
             lambda: self._front.under_way,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -199,6 +200,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How it is run and watched."""
 
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1, le=256,
+            description="Processes on the port, each with its part of the threads and the next HTTP port. More than "
+            "one: for many small calls; no sessions, no changing of models by calls (docs/server.md).",
+        ),
+    ] = 1  # fmt: skip
     grace_s: Annotated[Seconds, Meta(description="At SIGTERM: time for calls under way to finish.")] = 30.0
     drain_delay_s: Annotated[
         Seconds, Meta(description="Before that: health says NOT_SERVING, and calls are still taken.")
@@ -440,6 +449,13 @@ def _check(settings: Settings) -> None:
     if compute.remote_backend_access and not compute.remote_backend:
         raise UsageError("remote_backend_access is given without a remote_backend to reach")
     operation = settings.operation
+    if operation.workers > 1:
+        if sys.platform != "linux":
+            raise UsageError("workers must be 1: only Linux spreads connections over several processes")
+        if not listen.host or listen.grpc_socket_path:
+            raise UsageError("workers share a port, no Unix socket: host must be given, and grpc_socket_path empty")
+        if listen.rest_api_port > 65535 - operation.workers:
+            raise UsageError(f"rest_api_port is {listen.rest_api_port}; each of the workers wants the next one")
     if operation.otlp_headers and not operation.otlp_endpoint:
         raise UsageError("otlp_headers are given without an otlp_endpoint to send them to")
 

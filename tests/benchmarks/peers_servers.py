@@ -49,9 +49,15 @@ MEMORY, OTHERS = "memory", "others"  # in MB; the share of the processors that w
 MOST_OTHERS, TIMES = 10, 3  # such a share disturbs; how often to try
 BASE = "seisserve V2"
 LANES, TRITON = f"{INSTANCES} lanes, dynamic batching", ("nvidia-pytriton==0.7.0",)
+SEVERAL, WORKERS = ("--workers", str(INSTANCES)), f"{INSTANCES} processes of one lane, dynamic batching"
 SERVERS = {
     "seisserve": Server("seisserve", LANES, protocols=("V2", "TFS"), options=("--runtime", "onnxruntime")),
     "int8": Server("seisserve, int8", LANES, options=("--runtime", "onnxruntime"), precision="int8"),
+    "workers": Server(f"seisserve, {INSTANCES} workers", WORKERS, options=("--runtime", "onnxruntime", *SEVERAL)),
+    "workers-int8": Server(
+        f"seisserve, {INSTANCES} workers, int8", WORKERS, options=("--runtime", "onnxruntime", *SEVERAL),
+        precision="int8",
+    ),
     "openvino": Server(
         "seisserve, OpenVINO", LANES, requirements=("openvino",), options=("--runtime", "openvino")
     ),

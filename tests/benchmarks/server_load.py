@@ -71,6 +71,9 @@ def main(model: str, precision: str, seconds: float, rounds: int, server: str | 
     with ExitStack() as stack:
         address = server or stack.enter_context(served("--precision", precision)).address
         places = {server or "seisserve": address, "bare grpcio echo": stack.enter_context(bare_grpc("echo")).address}
+        if not server and (several := processors()) > 1:
+            own = served("--precision", precision, "--workers", str(several))
+            places[f"seisserve, {several} workers"] = stack.enter_context(own).address
         for _ in range(rounds):
             bare_rates.append(bare.rate(seconds))
             for case, (callers, windows) in CASES.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from serving.processes import Process
 
 from seisserve import FakeTransport
 from seisserve.bundle import Bundle
@@ -74,24 +74,6 @@ def test_a_call_under_way_finishes_and_health_says_not_serving_meanwhile(bundle:
     assert not stopper.is_alive()
 
 
-class Process(subprocess.Popen[str]):
-    """`seisserve serve --port 0` in a process of its own; `address` is where."""
-
-    def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "seisserve", "serve", "--port", "0", *options]
-        super().__init__(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.stdout is not None
-        line = self.stdout.readline()
-        found = re.search(r"serving .* on (\S+)$", line.strip())
-        assert found, line + (self.stderr.read() if self.stderr else "")
-        self.address = found[1]
-
-    def __exit__(self, *error: Any) -> None:
-        if self.poll() is None:
-            self.kill()  # the test has failed already; it must not wait for ever as well
-        super().__exit__(*error)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_accepted_request_is_lost_when_a_server_is_told_to_stop(number: int, windows: Array) -> None:
     outcomes: Counter[str] = Counter()
@@ -131,6 +113,7 @@ def test_no_accepted_request_is_lost_when_a_server_is_told_to_stop(number: int, 
 
 STUCK = """
 import time
+
 from seisserve import FakeTransport
 from seisserve.bundle import find
 from seisserve_serving.lanes import Lanes

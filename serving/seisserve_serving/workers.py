@@ -1,0 +1,282 @@
+"""Several processes on one port: Python attends to calls on one processor, however many the machine has.
+
+Linux spreads connections over them. Each has the models and its part of the computing threads, and an HTTP port of its
+own. What needs one process that knows everything is refused (`refuse`): changing models by a call, and sessions.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from multiprocessing import connection, get_context, parent_process
+from types import FrameType
+from typing import Any, NamedTuple
+
+import click
+from msgspec.structs import replace
+
+from seisserve.cli import exit_code, fail
+from seisserve.errors import SeisserveError, ServerError
+from seisserve.memory import keep
+from seisserve_serving import logs
+from seisserve_serving.admin import ADMIN_METHODS
+from seisserve_serving.assembly import assemble
+from seisserve_serving.calls import Call
+from seisserve_serving.errors import NotReady
+from seisserve_serving.front import Arrival
+from seisserve_serving.place import settle
+from seisserve_serving.seismic_api import SEISMIC_SERVICE
+from seisserve_serving.server import RELOAD, Server
+from seisserve_serving.settings import Settings
+
+__all__ = ["refuse", "run", "serve"]
+
+log = logging.getLogger(__name__)
+CONTEXT = get_context("spawn")  # threads of gRPC and of the runtimes do not survive a fork
+LOOK_S = 0.2
+SOON_S = 30.0  # a worker that ends within that has failed to begin
+MOST_FAILURES = 5  # one after the other
+PAUSE_S = 1.0  # before a worker that has failed is started again; twice as long each time
+SLACK_S = 5.0  # for a worker to end after its grace period
+SINGLE = ADMIN_METHODS | {f"/{SEISMIC_SERVICE}/Session"}
+
+
+def refuse(arrival: Arrival, call: Call) -> None:
+    """A guard for one of several workers. Raises NotReady for a call that only a server of one process can answer."""
+    if arrival.method in ADMIN_METHODS:
+        raise NotReady(
+            "this server has several workers, and a call reaches one of them only: change the folder of models or the "
+            "models.config, and have it polled (file_system_poll_wait_seconds, model_config_file_poll_wait_seconds)"
+        )
+    if arrival.method in SINGLE:
+        raise NotReady("this server has several workers, and a session lives in one process: it needs workers = 1")
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises UsageError, BundleError, ServerError."""
+    logs.configure(settings.operation.log_format, settings.operation.log_level)
+    if settings.operation.workers > 1:
+        return run(settings)
+    server = _assembled(settings)
+    _announce("serving", list(server.models.served), server.address, [other.address for other in server.beside])
+    server.run(settings.operation.grace_s, settings.operation.drain_delay_s)
+    return 0
+
+
+def run(settings: Settings) -> int:
+    """Serve with several processes until SIGTERM or SIGINT, and start those again that die; the exit code, 1 if one
+    would not begin again and again. Raises ServerError if the port is taken."""
+    with _held(settings.listen.host, settings.listen.port) as held:
+        asked = _signals()
+        port = held.getsockname()[1]
+        workers = [
+            _Worker(number, _settings_of(settings, number, port)) for number in range(settings.operation.workers)
+        ]
+        try:
+            return _Watch(workers, asked).run(settings.operation.grace_s + settings.operation.drain_delay_s + SLACK_S)
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+class _Ready(NamedTuple):
+    """What a worker says when it is about to listen."""
+
+    models: list[str]
+    address: str
+    http: list[str]
+
+
+class _Worker:
+    """A process that serves, or is about to."""
+
+    def __init__(self, number: int, settings: Settings) -> None:
+        self.number, self._settings = number, settings
+        self.ready: _Ready | None = None
+        self.failures = 0
+        self.again_at = 0.0  # of time.monotonic: when it is started again
+        self._start()
+
+    def _start(self) -> None:
+        self.ready, self._begun = None, time.monotonic()
+        self.heard, says = CONTEXT.Pipe(duplex=False)
+        self.process = CONTEXT.Process(
+            target=_work, args=(self._settings, self.number, says), name=f"worker {self.number}", daemon=True
+        )
+        self.process.start()
+        says.close()
+
+    def hear(self) -> bool:
+        """Whether it has become ready."""
+        if self.ready is None and self.heard.poll():
+            try:
+                self.ready = self.heard.recv()
+            except EOFError:  # it has ended, which `look` will see
+                return False
+            return True
+        return False
+
+    def look(self) -> bool:
+        """Start it again if it has ended and its time has come. False if it will not begin."""
+        if self.process.is_alive():
+            return True
+        now = time.monotonic()
+        if not self.again_at:
+            soon = now - self._begun < SOON_S
+            self.failures = self.failures + 1 if soon else 0
+            pause_s = PAUSE_S * 2 ** (self.failures - 1) if soon else 0.0
+            self.again_at = now + pause_s
+            log.error(
+                "%s (process %s) has ended with %s; another takes its place in %g s",
+                self.process.name, self.process.pid, self.process.exitcode, pause_s,
+            )  # fmt: skip
+        if self.failures > MOST_FAILURES:
+            return False
+        if now >= self.again_at:
+            self.again_at = 0.0
+            self._start()
+        return True
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is there."""
+        if self.process.is_alive() and self.process.pid:
+            os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+
+
+class _Watch(NamedTuple):
+    """Over the workers; `asked` has the signals that have come."""
+
+    workers: list[_Worker]
+    asked: queue.SimpleQueue[int]
+
+    def run(self, grace_s: float) -> int:
+        """Until a signal ends it, or the workers do; the exit code."""
+        while not all(worker.ready for worker in self.workers):
+            self._wait()
+            if not self.asked.empty() and self.asked.get() != RELOAD:
+                return self._stop(grace_s)
+            ended = [worker for worker in self.workers if not worker.hear() and worker.process.exitcode is not None]
+            if ended and not ended[0].ready:
+                return ended[0].process.exitcode or 1  # it has said why
+        self._tell()
+        while True:
+            self._wait()
+            while not self.asked.empty():
+                number = self.asked.get()
+                if number != RELOAD:
+                    return self._stop(grace_s)
+                for worker in self.workers:
+                    worker.signal(number)
+            for worker in self.workers:
+                if worker.hear():
+                    log.info("%s (process %s) serves again", worker.process.name, worker.process.pid)
+            beginning = [worker.look() for worker in self.workers]
+            if not all(beginning):
+                log.error("a worker does not begin; leaving")
+                self._stop(grace_s)
+                return 1
+
+    def _wait(self) -> None:
+        if self.asked.empty():
+            connection.wait([worker.process.sentinel for worker in self.workers if worker.process.is_alive()], LOOK_S)
+
+    def _tell(self) -> None:
+        found = [worker.ready for worker in self.workers if worker.ready]
+        _announce(f"{len(found)} workers serving", found[0].models, found[0].address,
+                  [address for ready in found for address in ready.http])  # fmt: skip
+
+    def _stop(self, grace_s: float) -> int:
+        """End the workers, and wait for them; 1 if one has not ended as it should."""
+        there = [worker for worker in self.workers if worker.process.is_alive()]
+        for worker in there:
+            worker.signal(signal.SIGTERM)
+        until = time.monotonic() + grace_s
+        for worker in there:
+            worker.process.join(max(until - time.monotonic(), 0.0))
+        return 0 if all(worker.process.exitcode in (0, -signal.SIGTERM) for worker in there) else 1
+
+
+def _work(settings: Settings, number: int, says: connection.Connection) -> None:
+    """The main function of a worker's process."""
+    os.setpgrp()  # Ctrl-C in a terminal is for the process that watches over the workers
+    logs.configure(settings.operation.log_format, settings.operation.log_level, worker=number)
+    try:
+        server = _assembled(settings)
+    except SeisserveError as error:
+        sys.exit(fail(str(error), exit_code(error)))
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+    says.send(_Ready(list(server.models.served), server.address, [other.address for other in server.beside]))
+    server.run(settings.operation.grace_s, settings.operation.drain_delay_s)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _assembled(settings: Settings) -> Server:
+    settle(settings.compute.cpu_affinity, settings.compute.nice)
+    keep()
+    several = settings.operation.workers > 1
+    return assemble(settings, guards=[refuse] if several else [])
+
+
+def _announce(what: str, models: list[str], address: str, http: list[str]) -> None:
+    click.echo(f"seisserve: {what} {', '.join(models)} on {address}")
+    for where in http:
+        click.echo(f"seisserve: HTTP on {where}")
+
+
+def _settings_of(settings: Settings, number: int, port: int) -> Settings:
+    """Those of one worker: the port that all of them have, and the next HTTP port."""
+    http = settings.listen.rest_api_port
+    listen = replace(settings.listen, port=port, rest_api_port=http + number if http > 0 else http)
+    return replace(settings, listen=listen)
+
+
+def _held(host: str, port: int) -> socket.socket:
+    """A socket that keeps the port (a free one for 0) for the workers; nobody can connect to it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as alone:  # fails where another server listens, this one's kind too
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+            address = alone.getsockname()
+        held = socket.socket(family, kind, protocol)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError as error:
+        raise ServerError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return held
+
+
+def _signals() -> queue.SimpleQueue[int]:
+    """Where signals arrive: those that end the server, and the one that has files read anew."""
+    asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+    stopping = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> Any:
+        if number != RELOAD:
+            if stopping.is_set():
+                os._exit(1)  # whoever asks twice does not want to wait; the workers end when their parent has
+            stopping.set()
+        asked.put(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, RELOAD):
+        if number is not None:
+            signal.signal(number, ask)
+    return asked

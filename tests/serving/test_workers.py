@@ -1,0 +1,242 @@
+"""Several processes on one port: they answer as one does, one that dies is started again, all end together."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from client.small_bundles import repository
+from client.waveforms import record
+from serving.processes import Process
+from serving.small_models import eventually
+
+from seisserve import Client, UsageError
+from seisserve.proto import inference_wire_pb2 as v2
+from seisserve.proto import seismic_pb2 as seismic
+from seisserve.proto import tensorflow_serving_wire_pb2 as tfs
+from seisserve.runtimes.setup import processors
+from seisserve_serving import settings as settings_module
+from seisserve_serving.assembly import assemble
+from seisserve_serving.settings import read
+from seisserve_serving.workers import refuse
+
+Refused = Callable[..., tuple[grpc.StatusCode, str]]
+MODEL = "eqtransformer"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def process(folder: Path) -> Iterator[Process]:
+    with Process(str(folder), "--workers", "2", "--log_format", "json") as started:
+        yield started
+        os.kill(started.pid, signal.SIGTERM)
+        assert started.wait(60) == 0
+        log = started.stderr.read() if started.stderr else ""
+        assert "Traceback" not in log
+        assert {entry.get("worker") for entry in map(json.loads, log.splitlines())} == {None, 0, 1}
+
+
+@pytest.fixture(scope="module")
+def http(process: Process) -> list[str]:
+    """The HTTP address of each worker."""
+    assert process.stdout is not None
+    return [process.stdout.readline().split()[-1] for _ in range(2)]
+
+
+def own_channel(address: str, number: int) -> grpc.Channel:
+    """A channel with a connection of its own: gRPC puts those with equal options on one."""
+    return grpc.insecure_channel(address, options=[("seisserve.test", number)])
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that serve."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (entry / "cmdline").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if parent == process.pid and "spawn_main" in command:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def calls_of(address: str) -> float:
+    """Calls that a worker has answered with OK."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith("seisserve_requests_total") and 'code="OK"' in line and "Seismic" in line
+    )
+
+
+def picks_at(address: str, number: int = 0) -> str:
+    """The picks of a record, by a client that has a connection of its own."""
+    with Client(address) as client:
+        return repr(list(client.pick(record(number), model=MODEL)))
+
+
+def test_workers_share_the_calls_and_answer_as_one_process_does(
+    process: Process, http: list[str], folder: Path
+) -> None:
+    expected = repr(list(Client(repository=folder).pick(record(), model=MODEL)))
+    ping = "/seisserve.v1.SeismicService/GetModel"
+    for number in range(64):  # of 64 connections all go to one worker once in 10**19 times
+        with own_channel(process.address, number) as channel:
+            call = channel.unary_unary(ping, request_serializer=seismic.GetModelRequest.SerializeToString)
+            call(seismic.GetModelRequest(model=seismic.ModelSpec(name=MODEL)), timeout=30)
+    assert all(calls_of(address) > 0 for address in http)
+    assert sum(map(calls_of, http)) == 64
+    assert {picks_at(process.address) for _ in range(4)} == {expected}
+
+
+def test_what_needs_one_process_is_refused_with_what_to_do(process: Process, refused: Refused) -> None:
+    with grpc.insecure_channel(process.address) as channel:
+        load = channel.unary_unary(
+            "/inference.GRPCInferenceService/RepositoryModelLoad",
+            request_serializer=v2.RepositoryModelLoadRequest.SerializeToString,
+        )
+        code, _ = refused(load, v2.RepositoryModelLoadRequest(model_name=MODEL))
+        assert code is grpc.StatusCode.PERMISSION_DENIED  # as from one process: admins only
+        session = channel.stream_stream(
+            "/seisserve.v1.SeismicService/Session", request_serializer=seismic.SessionRequest.SerializeToString
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            list(session(iter([seismic.SessionRequest()]), timeout=30))
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "workers = 1" in caught.value.details()
+
+
+def test_models_are_not_changed_by_calls_that_reach_one_worker(folder: Path, refused: Refused) -> None:
+    flags = {"repository": str(folder), "port": 0, "workers": 2, "allow_admin_without_token": True, "rest_api_port": 0}
+    server = assemble(read(flags, {}).settings, [refuse])
+    server.start()
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            change = channel.unary_unary(
+                "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+                request_serializer=tfs.ReloadConfigRequest.SerializeToString,
+            )
+            code, text = refused(change, tfs.ReloadConfigRequest())
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "file_system_poll_wait_seconds" in text
+        assert server.models.lanes.count == max(processors() // 2, 1)
+    finally:
+        server.stop(1)
+        server.models.lanes.close()
+
+
+def test_a_worker_that_dies_is_started_again_and_the_others_go_on(process: Process) -> None:
+    before = workers_of(process)
+    assert len(before) == 2
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: len(now := workers_of(process)) == 2 and before[0] not in now)
+    assert before[1] in workers_of(process)
+    eventually(lambda: answers(process.address))
+    assert picks_at(process.address) == picks_at(process.address)
+
+
+def answers(address: str) -> bool:
+    """Whether 32 connections one after the other are all answered."""
+    for number in range(32):
+        with own_channel(address, 1000 + number) as channel:
+            ready = channel.unary_unary(
+                "/inference.GRPCInferenceService/ServerReady",
+                request_serializer=v2.ServerReadyRequest.SerializeToString,
+            )
+            try:
+                ready(v2.ServerReadyRequest(), timeout=10)
+            except grpc.RpcError:
+                return False
+    return True
+
+
+def test_workers_end_when_the_process_that_watches_over_them_is_gone(folder: Path) -> None:
+    with Process(str(folder), "--workers", "2", "--rest_api_port", "0") as process:
+        workers = workers_of(process)
+        process.kill()
+        process.wait(30)
+        eventually(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
+
+
+def failed(*options: str) -> tuple[int, str]:
+    """The exit code and error of a server that does not begin."""
+    command = [sys.executable, "-m", "seisserve", "serve", "--workers", "2", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_a_port_that_is_taken_is_told_of_before_anything_is_loaded(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, text = failed(str(folder), "--port", str(port))
+    assert code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in text
+    assert "is served from" not in text
+
+
+def test_models_that_cannot_be_loaded_are_told_of_as_by_one_process(tmp_path: Path) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "manifest.json").write_text("{")
+    code, text = failed(str(tmp_path), "--port", "0")
+    assert code == 1
+    assert re.search(r"^seisserve: .*broken", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"grpc_socket_path": "/tmp/s"}, "grpc_socket_path"),
+        ({"host": "", "grpc_socket_path": "/tmp/s"}, "host"),
+        ({"rest_api_port": 65534}, "rest_api_port"),
+        ({"workers": 0}, "workers"),
+    ],
+)
+def test_settings_that_workers_cannot_have_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read({"workers": 2, **flags}, {})
+
+
+def test_other_systems_than_linux_have_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_module.sys, "platform", "darwin")
+    with pytest.raises(UsageError, match="only Linux"):
+        read({"workers": 2}, {})
+    assert read({"workers": 1}, {}).settings.operation.workers == 1
+
+
+def test_no_request_that_was_accepted_is_lost_when_several_workers_stop(folder: Path) -> None:
+    with Process(str(folder), "--workers", "2", "--rest_api_port", "0") as process:
+        expected = picks_at(process.address)
+        os.kill(process.pid, signal.SIGTERM)
+        outcomes = set()
+        until = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < until:
+            try:
+                outcomes.add(picks_at(process.address))
+            except Exception as error:  # refused, which is told of as such
+                outcomes.add(type(error).__name__)
+        assert process.returncode == 0
+    assert outcomes <= {expected, "Unavailable", "ServerError"}
