@@ -200,9 +200,9 @@ def arrays(request: wire.ModelInferRequest, signature: Signature) -> dict[str, N
         raise UsageError(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
     expected = {tensor.name: tensor.dtype for tensor in signature.inputs}
     names = [tensor.name for tensor in request.inputs]
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UsageError(f"input {name!r} is there twice")
+    if len(set(names)) < len(names):
+        name = next(name for name, count in Counter(names).items() if count > 1)
+        raise UsageError(f"input {name!r} is there twice")
     signature.check_names(names)
     return {
         tensor.name: to_array(tensor, content, expected[tensor.name])
