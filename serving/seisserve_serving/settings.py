@@ -205,7 +205,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Meta(
             ge=1, le=256,
             description="Processes on the port, each with its part of the threads and the next HTTP port. More than "
-            "one: for many small calls; no sessions, no changing of models by calls (docs/server.md).",
+            "one: for many small calls; models are not changed by calls then (docs/server.md).",
         ),
     ] = 1  # fmt: skip
     grace_s: Annotated[Seconds, Meta(description="At SIGTERM: time for calls under way to finish.")] = 30.0

@@ -1,7 +1,8 @@
 """Several processes on one port: Python attends to calls on one processor, however many the machine has.
 
 Linux spreads connections over them. Each has the models and its part of the computing threads, and an HTTP port of its
-own. What needs one process that knows everything is refused (`refuse`): changing models by a call, and sessions.
+own. They know nothing of one another: changing models by a call is refused (`refuse`), and a session that is resumed at
+another worker begins anew there, as it would with a server that was restarted.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from seisserve_serving.calls import Call
 from seisserve_serving.errors import NotReady
 from seisserve_serving.front import Arrival
 from seisserve_serving.place import settle
-from seisserve_serving.seismic_api import SEISMIC_SERVICE
 from seisserve_serving.server import RELOAD, Server
 from seisserve_serving.settings import Settings
 
@@ -44,18 +44,15 @@ SOON_S = 30.0  # a worker that ends within that has failed to begin
 MOST_FAILURES = 5  # one after the other
 PAUSE_S = 1.0  # before a worker that has failed is started again; twice as long each time
 SLACK_S = 5.0  # for a worker to end after its grace period
-SINGLE = ADMIN_METHODS | {f"/{SEISMIC_SERVICE}/Session"}
 
 
 def refuse(arrival: Arrival, call: Call) -> None:
-    """A guard for one of several workers. Raises NotReady for a call that only a server of one process can answer."""
+    """A guard for one of several workers. Raises NotReady for a call that would change the models of one only."""
     if arrival.method in ADMIN_METHODS:
         raise NotReady(
             "this server has several workers, and a call reaches one of them only: change the folder of models or the "
             "models.config, and have it polled (file_system_poll_wait_seconds, model_config_file_poll_wait_seconds)"
         )
-    if arrival.method in SINGLE:
-        raise NotReady("this server has several workers, and a session lives in one process: it needs workers = 1")
 
 
 def serve(settings: Settings) -> int:

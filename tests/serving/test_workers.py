@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 from client.small_bundles import repository
-from client.waveforms import record
+from client.waveforms import part, record
 from serving.processes import Process
 from serving.small_models import eventually
 
@@ -110,23 +110,6 @@ def test_workers_share_the_calls_and_answer_as_one_process_does(
     assert {picks_at(process.address) for _ in range(4)} == {expected}
 
 
-def test_what_needs_one_process_is_refused_with_what_to_do(process: Process, refused: Refused) -> None:
-    with grpc.insecure_channel(process.address) as channel:
-        load = channel.unary_unary(
-            "/inference.GRPCInferenceService/RepositoryModelLoad",
-            request_serializer=v2.RepositoryModelLoadRequest.SerializeToString,
-        )
-        code, _ = refused(load, v2.RepositoryModelLoadRequest(model_name=MODEL))
-        assert code is grpc.StatusCode.PERMISSION_DENIED  # as from one process: admins only
-        session = channel.stream_stream(
-            "/seisserve.v1.SeismicService/Session", request_serializer=seismic.SessionRequest.SerializeToString
-        )
-        with pytest.raises(grpc.RpcError) as caught:
-            list(session(iter([seismic.SessionRequest()]), timeout=30))
-        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "workers = 1" in caught.value.details()
-
-
 def test_models_are_not_changed_by_calls_that_reach_one_worker(folder: Path, refused: Refused) -> None:
     flags = {"repository": str(folder), "port": 0, "workers": 2, "allow_admin_without_token": True, "rest_api_port": 0}
     server = assemble(read(flags, {}).settings, [refuse])
@@ -154,6 +137,18 @@ def test_a_worker_that_dies_is_started_again_and_the_others_go_on(process: Proce
     assert before[1] in workers_of(process)
     eventually(lambda: answers(process.address))
     assert picks_at(process.address) == picks_at(process.address)
+
+
+def test_a_session_survives_the_death_of_every_worker(process: Process, folder: Path) -> None:
+    traces = record(3, 60.0)
+    expected = repr(list(Client(repository=folder).pick(traces, model=MODEL)))
+    with Client(process.address) as client, client.session(model=MODEL) as session:
+        for second in range(60):
+            session.send([part(trace, 100 * second, 100 * (second + 1)) for trace in traces])
+            if second == 30:
+                for worker in workers_of(process):
+                    os.kill(worker, signal.SIGKILL)
+    assert repr(session.new_picks()) == expected
 
 
 def answers(address: str) -> bool:
