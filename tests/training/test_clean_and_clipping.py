@@ -116,7 +116,8 @@ def test_clipped_runs_are_found_on_both_sides(seed: int, scale: float, level: fl
     assert (sign > 0).any() and (sign < 0).any()
     np.testing.assert_allclose(cut[sign != 0], np.sign(wave[sign != 0]) * level * scale, rtol=2e-4)
     top, bottom = (binary_opening(side * wave > level * scale, np.ones((1, 3))) for side in (1, -1))
-    assert (sign[top] == 1).all() and (sign[bottom] == -1).all()  # shorter runs do not count as clipped
+    assert (sign[top] == 1).all() and (sign[bottom] == -1).all()
+    assert ((sign != 0) >= (np.abs(wave) > 1.001 * level * scale)).all()  # once the level is known, every sample at it
 
 
 def test_waves_that_are_not_clipped_are_left_alone() -> None:
@@ -137,3 +138,13 @@ def test_a_plateau_is_level_and_at_the_end_of_the_range() -> None:
     higher[-1] = 0.6
     assert not (clipped(higher) > 0).any()
     assert not clipped(np.array([[0, 1, 1, 0, -1, -1, 0.5]])).any()
+
+
+def test_the_level_is_known_from_three_samples_or_two_of_two_and_then_every_sample_at_it_counts() -> None:
+    def found(*samples: float) -> list[int]:
+        return clipped(np.array([samples])).tolist()[0]
+
+    assert found(0, 1, 1, 1, 0, 1, -1) == [0, 1, 1, 1, 0, 1, 0]
+    assert found(0, 1, 1, 0, 1, 1, 0, 1, -1) == [0, 1, 1, 0, 1, 1, 0, 1, 0]
+    assert found(0, 1, 1, 0, 1, 0, 1, -1) == [0] * 8
+    assert found(1, 1, 0, -1, -1, 0, -1, -1) == [0, 0, 0, -1, -1, 0, -1, -1]

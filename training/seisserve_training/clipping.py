@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_opening
 
-__all__ = ["RUN", "TOLERANCE", "clipped"]
+__all__ = ["TOLERANCE", "clipped"]
 
-RUN = 3  # samples that a plateau has at least; an odd number
-TOLERANCE = 1e-4  # of the range: how level a plateau is.
+TOLERANCE = 1e-4  # of the range: how level a plateau is
 
 
 def clipped(waveform: NDArray[np.floating]) -> NDArray[np.int8]:
     """1 where samples are clipped at the top, -1 at the bottom, else 0, for each component by itself.
 
-    waveform: [..., n]. Clipped are runs of at least RUN samples that lie within TOLERANCE of the range from its end:
-    that is how amplifiers and digitisers clip. Where only single samples are that high, or all samples are the same,
-    nothing is clipped. A saturated sensor that drifts near its limit has no such plateau; nor has a record that was
-    filtered after it was clipped.
+    waveform: [..., n]. Samples within TOLERANCE of the range from its end are clipped if that end has a plateau of
+    three samples, or two of two: that is how amplifiers and digitisers clip. Where only single samples are that high,
+    or all samples are the same, nothing is clipped. A saturated sensor that drifts near its limit has no such plateau;
+    nor has a record that was filtered after it was clipped.
     """
     high, low = waveform.max(axis=-1, keepdims=True), waveform.min(axis=-1, keepdims=True)
     half = high / 2 - low / 2
     scaled = (waveform - (high / 2 + low / 2)) / np.where(half > 0, half, 1)
-    structure = np.ones((1,) * (waveform.ndim - 1) + (RUN,))
     sign = np.zeros(waveform.shape, np.int8)
-    sign[binary_opening(scaled >= 1 - 2 * TOLERANCE, structure)] = 1
-    sign[binary_opening(scaled <= 2 * TOLERANCE - 1, structure)] = -1
+    for side in (1, -1):
+        level = side * scaled >= 1 - 2 * TOLERANCE
+        sign[level & _is_clip_level(level)] = side
     return sign
+
+
+def _is_clip_level(level: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[..., n] -> [..., 1]: whether the samples at one end of the range show that it ends there."""
+    pairs = level[..., 1:] & level[..., :-1]  # and the next one too
+    begins = pairs & ~np.concatenate([np.zeros_like(pairs[..., :1]), pairs[..., :-1]], axis=-1)
+    found: NDArray[np.bool_] = np.any(pairs[..., 1:] & pairs[..., :-1], axis=-1, keepdims=True)
+    found |= np.sum(begins, axis=-1, keepdims=True) >= 2
+    return found

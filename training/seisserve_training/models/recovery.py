@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from seisserve_training.clipping import RUN, TOLERANCE
+from seisserve_training.clipping import TOLERANCE
 from seisserve_training.config import Network
 from seisserve_training.models.architecture import Architecture, Serving
 from seisserve_training.models.phasenet import features
@@ -31,15 +31,20 @@ class Clipped(keras.layers.Layer):
 
     def call(self, scaled):  # type: ignore[no-untyped-def]
         """[n, samples, components] -> the same shape."""
-        top = _runs(ops.cast(scaled >= 1 - 2 * TOLERANCE, "float32"))
-        return top - _runs(ops.cast(scaled <= 2 * TOLERANCE - 1, "float32"))
+        top = _at_clip_level(ops.cast(scaled >= 1 - 2 * TOLERANCE, "float32"))
+        return top - _at_clip_level(ops.cast(scaled <= 2 * TOLERANCE - 1, "float32"))
 
 
-def _runs(mask: Any) -> Any:
-    """Runs of ones shorter than RUN become zeros. [n, samples, components]"""
-    ends = ((0, 0), (0, 0), (RUN // 2, RUN // 2), (0, 0))
-    kept = 1 - ops.max_pool(1 - ops.pad(ops.expand_dims(mask, 1), ends), (1, RUN), 1, "valid")
-    return ops.squeeze(ops.max_pool(ops.pad(kept, ends), (1, RUN), 1, "valid"), 1)
+def _at_clip_level(level: Any) -> Any:
+    """The ones of a component if three follow one another, or two at two places; else zeros.
+
+    [n, samples, components] -> the same shape.
+    """
+    pairs = level * _moved(level, 1)
+    begins = pairs * (1 - _moved(pairs, 1))
+    long = ops.max(pairs * _moved(pairs, 1), axis=1, keepdims=True)
+    two = ops.cast(ops.sum(begins, axis=1, keepdims=True) >= 2, "float32")
+    return level * ops.maximum(long, two)
 
 
 @keras.saving.register_keras_serializable("seisserve")

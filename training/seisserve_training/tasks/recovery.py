@@ -48,7 +48,7 @@ def relative_error(waveform: Any, target: Any) -> Any:
     """
     error = tf.reduce_sum(tf.square(waveform - target), axis=1)
     excess = tf.reduce_sum(tf.square(tf.nn.relu(tf.abs(target) - 1)), axis=1)
-    return tf.reduce_mean(tf.sqrt(error + 1e-3) / tf.sqrt(excess + 1.0))
+    return tf.reduce_mean(tf.sqrt(error + 1e-4) / tf.sqrt(excess + 0.1))
 
 
 def scores(
