@@ -22,7 +22,7 @@ from seisserve.windows import Curve, Windows, stack, stack_parts
 __all__ = ["Piece", "groups", "pieces"]
 
 PIECE_SAMPLES = 1 << 20
-GROUP_SAMPLES = 1 << 18  # read in one go, no longer than the batches that are ahead of the lanes last
+GROUP_SAMPLES = 1 << 18  # few enough to be read while the lanes compute the batches that wait for them
 
 Found = TypeVar("Found", Pick, Detection)
 

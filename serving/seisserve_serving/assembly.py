@@ -65,8 +65,8 @@ def channel_options(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
-def setup_of(compute: Compute) -> Callable[[Bundle], Setup]:
-    """How each model is to be run."""
+def setup_of(compute: Compute, lanes: int) -> Callable[[Bundle], Setup]:
+    """How each model is to be run, on that many lanes at most."""
     device = Device(compute.device_id, compute.gpu_mem_limit_mb, compute.cudnn_conv_algo_search, compute.allow_spinning)
     backend = None
     if compute.remote_backend:
@@ -79,7 +79,7 @@ def setup_of(compute: Compute) -> Callable[[Bundle], Setup]:
             found, compute.runtime or None, compute.threads or None, compute.precision or None,
             compute.provider or None, use_tuned=compute.tuned,
         )  # fmt: skip
-        return chosen._replace(device=device, backend=backend)
+        return chosen._replace(lanes=min(chosen.lanes or lanes, lanes), device=device, backend=backend)
 
     return setup
 
@@ -168,7 +168,7 @@ def _models(settings: Settings, lanes: Lanes, metrics: Metrics) -> Models:
     """All that can be loaded, loaded. Raises BundleError if that is nothing."""
     repository, batch = settings.repository, settings.batching
     how = Loading(
-        setup_of(settings.compute), batching_of(batch), batch.enable_per_model_batching_parameters,
+        setup_of(settings.compute, lanes.count), batching_of(batch), batch.enable_per_model_batching_parameters,
         batch_plain=bool(batch.batching_parameters_file), told=metrics.loaded,
         run_timeout_s=settings.compute.run_timeout_s,
     )  # fmt: skip

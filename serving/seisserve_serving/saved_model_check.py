@@ -14,7 +14,6 @@ from seisserve_serving.configs import MOST_MESSAGE_MB, check_size
 
 __all__ = ["check_saved_model"]
 
-
 # Operators that reach beyond the graph: to Python, to files that they name, to other machines.
 UNSAFE = {
     "CacheDataset", "CacheDatasetV2", "CreateSummaryDbWriter", "CreateSummaryFileWriter", "DebugIdentity",

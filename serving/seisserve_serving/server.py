@@ -182,14 +182,14 @@ class Server:
             except SeisserveError as error:
                 log.error("not reloaded: %s", error)
 
-    def run(self, grace_s: float, delay_s: float = 0.0) -> None:
+    def run(self, grace_s: float, delay_s: float = 0.0, *, twice_ends: bool = True) -> None:
         """Serve until SIGTERM or SIGINT. Does not return, but ends the process, if calls outlast the grace period, or
-        if the signal comes again."""
+        if the signal comes again (unless `twice_ends` is off)."""
         asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         stopping = threading.Event()
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if number != RELOAD and stopping.is_set():
+            if number != RELOAD and stopping.is_set() and twice_ends:
                 os._exit(1)  # whoever asks twice does not want to wait
             asked.put(number)
 

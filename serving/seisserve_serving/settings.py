@@ -454,7 +454,7 @@ def _check(settings: Settings) -> None:
             raise UsageError("workers must be 1: only Linux spreads connections over several processes")
         if not listen.host or listen.grpc_socket_path:
             raise UsageError("workers share a port, no Unix socket: host must be given, and grpc_socket_path empty")
-        if listen.rest_api_port > 65535 - operation.workers:
+        if listen.rest_api_port + operation.workers - 1 > 65535:
             raise UsageError(f"rest_api_port is {listen.rest_api_port}; each of the workers wants the next one")
     if operation.otlp_headers and not operation.otlp_endpoint:
         raise UsageError("otlp_headers are given without an otlp_endpoint to send them to")

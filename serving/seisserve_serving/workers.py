@@ -17,7 +17,7 @@ import threading
 import time
 from multiprocessing import connection, get_context, parent_process
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 from msgspec.structs import replace
@@ -35,7 +35,7 @@ from seisserve_serving.place import settle
 from seisserve_serving.server import RELOAD, Server
 from seisserve_serving.settings import Settings
 
-__all__ = ["refuse", "run", "serve"]
+__all__ = ["refuse", "serve"]
 
 log = logging.getLogger(__name__)
 CONTEXT = get_context("spawn")  # threads of gRPC and of the runtimes do not survive a fork
@@ -59,14 +59,14 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises UsageError, BundleError, ServerError."""
     logs.configure(settings.operation.log_format, settings.operation.log_level)
     if settings.operation.workers > 1:
-        return run(settings)
+        return _run(settings)
     server = _assembled(settings)
-    _announce("serving", list(server.models.served), server.address, [other.address for other in server.beside])
+    _announce("serving", _ready(server))
     server.run(settings.operation.grace_s, settings.operation.drain_delay_s)
     return 0
 
 
-def run(settings: Settings) -> int:
+def _run(settings: Settings) -> int:
     """Serve with several processes until SIGTERM or SIGINT, and start those again that die; the exit code, 1 if one
     would not begin again and again. Raises ServerError if the port is taken."""
     with _held(settings.listen.host, settings.listen.port) as held:
@@ -106,7 +106,10 @@ class _Worker:
         self.process = CONTEXT.Process(
             target=_work, args=(self._settings, self.number, says), name=f"worker {self.number}", daemon=True
         )
+        # Ctrl-C in a terminal is for the process that watches over the workers, also before they can say so.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         says.close()
 
     def hear(self) -> bool:
@@ -125,20 +128,23 @@ class _Worker:
             return True
         now = time.monotonic()
         if not self.again_at:
-            soon = now - self._begun < SOON_S
+            soon = self.ready is None or now - self._begun < SOON_S
             self.failures = self.failures + 1 if soon else 0
+            if self.failures > MOST_FAILURES:
+                log.error("%s, and does not begin", self.ended)
+                return False
             pause_s = PAUSE_S * 2 ** (self.failures - 1) if soon else 0.0
             self.again_at = now + pause_s
-            log.error(
-                "%s (process %s) has ended with %s; another takes its place in %g s",
-                self.process.name, self.process.pid, self.process.exitcode, pause_s,
-            )  # fmt: skip
-        if self.failures > MOST_FAILURES:
-            return False
+            log.error("%s; another takes its place in %g s", self.ended, pause_s)
         if now >= self.again_at:
             self.again_at = 0.0
             self._start()
         return True
+
+    @property
+    def ended(self) -> str:
+        """That it has ended, for the log."""
+        return f"{self.process.name} (process {self.process.pid}) has ended with {self.process.exitcode}"
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it is there."""
@@ -147,8 +153,7 @@ class _Worker:
 
     def kill(self) -> None:
         """End it at once."""
-        if self.process.is_alive():
-            self.process.kill()
+        self.process.kill()
         self.process.join()
 
 
@@ -160,62 +165,86 @@ class _Watch(NamedTuple):
 
     def run(self, grace_s: float) -> int:
         """Until a signal ends it, or the workers do; the exit code."""
+        late = False  # a signal to read files anew has come before all could hear it
         while not all(worker.ready for worker in self.workers):
             self._wait()
-            if not self.asked.empty() and self.asked.get() != RELOAD:
-                return self._stop(grace_s)
-            ended = [worker for worker in self.workers if not worker.hear() and worker.process.exitcode is not None]
-            if ended and not ended[0].ready:
-                return ended[0].process.exitcode or 1  # it has said why
-        self._tell()
-        while True:
-            self._wait()
-            while not self.asked.empty():
-                number = self.asked.get()
+            if (number := self._next()) is not None:
                 if number != RELOAD:
                     return self._stop(grace_s)
-                for worker in self.workers:
-                    worker.signal(number)
+                late = True
+            for worker in self.workers:
+                if not worker.hear() and not worker.ready and worker.process.exitcode is not None:
+                    if worker.process.exitcode > 0:
+                        return worker.process.exitcode  # it has said why
+                    log.error("%s before it was ready", worker.ended)
+                    return 1
+        self._tell()
+        if late:
+            self._reload()
+        while True:
+            self._wait()
+            while (number := self._next()) is not None:
+                if number != RELOAD:
+                    return self._stop(grace_s)
+                self._reload()
             for worker in self.workers:
                 if worker.hear():
                     log.info("%s (process %s) serves again", worker.process.name, worker.process.pid)
+                    worker.signal(signal.SIGHUP)  # one may have come while it loaded
             beginning = [worker.look() for worker in self.workers]
             if not all(beginning):
-                log.error("a worker does not begin; leaving")
                 self._stop(grace_s)
                 return 1
 
     def _wait(self) -> None:
+        """For something to happen, or a while."""
         if self.asked.empty():
             connection.wait([worker.process.sentinel for worker in self.workers if worker.process.is_alive()], LOOK_S)
 
+    def _next(self) -> int | None:
+        """The next signal that has come."""
+        return None if self.asked.empty() else self.asked.get()
+
+    def _reload(self) -> None:
+        for worker in self.workers:
+            if worker.ready:
+                worker.signal(signal.SIGHUP)
+
     def _tell(self) -> None:
         found = [worker.ready for worker in self.workers if worker.ready]
-        _announce(f"{len(found)} workers serving", found[0].models, found[0].address,
-                  [address for ready in found for address in ready.http])  # fmt: skip
+        http = [address for ready in found for address in ready.http]
+        _announce(f"{len(found)} workers serving", found[0]._replace(http=http))
 
     def _stop(self, grace_s: float) -> int:
-        """End the workers, and wait for them; 1 if one has not ended as it should."""
+        """End the workers, and wait for them; 1 if one has not ended as it should, or a signal comes again: whoever
+        asks twice does not want to wait."""
         there = [worker for worker in self.workers if worker.process.is_alive()]
         for worker in there:
             worker.signal(signal.SIGTERM)
         until = time.monotonic() + grace_s
-        for worker in there:
-            worker.process.join(max(until - time.monotonic(), 0.0))
+        while alive := [worker for worker in there if worker.process.is_alive()]:
+            number = self._next()
+            if time.monotonic() > until or (number is not None and number != RELOAD):
+                return 1
+            alive[0].process.join(LOOK_S)
+        # one that was still loading has had nobody to tell it of the signal
         return 0 if all(worker.process.exitcode in (0, -signal.SIGTERM) for worker in there) else 1
 
 
 def _work(settings: Settings, number: int, says: connection.Connection) -> None:
     """The main function of a worker's process."""
-    os.setpgrp()  # Ctrl-C in a terminal is for the process that watches over the workers
+    os.setpgrp()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     logs.configure(settings.operation.log_format, settings.operation.log_level, worker=number)
     try:
         server = _assembled(settings)
     except SeisserveError as error:
         sys.exit(fail(str(error), exit_code(error)))
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
-    says.send(_Ready(list(server.models.served), server.address, [other.address for other in server.beside]))
-    server.run(settings.operation.grace_s, settings.operation.drain_delay_s)
+    says.send(_ready(server))
+    # The signal may come twice: to all processes at once, from what runs the server, and from that which watches.
+    server.run(settings.operation.grace_s, settings.operation.drain_delay_s, twice_ends=False)
 
 
 def _end_with_parent() -> None:
@@ -232,9 +261,13 @@ def _assembled(settings: Settings) -> Server:
     return assemble(settings, guards=[refuse] if several else [])
 
 
-def _announce(what: str, models: list[str], address: str, http: list[str]) -> None:
-    click.echo(f"seisserve: {what} {', '.join(models)} on {address}")
-    for where in http:
+def _ready(server: Server) -> _Ready:
+    return _Ready(list(server.models.served), server.address, [other.address for other in server.beside])
+
+
+def _announce(what: str, ready: _Ready) -> None:
+    click.echo(f"seisserve: {what} {', '.join(ready.models)} on {ready.address}")
+    for where in ready.http:
         click.echo(f"seisserve: HTTP on {where}")
 
 
@@ -254,26 +287,23 @@ def _held(host: str, port: int) -> socket.socket:
             alone.bind(address)
             address = alone.getsockname()
         held = socket.socket(family, kind, protocol)
+        # connections of a server that died must not hold up the next one; but a second server must find it taken
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(address)
-    except OSError as error:
-        raise ServerError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    except (OSError, UnicodeError) as error:
+        raise ServerError(f"cannot listen on {host}:{port}: {error}") from error
     return held
 
 
 def _signals() -> queue.SimpleQueue[int]:
     """Where signals arrive: those that end the server, and the one that has files read anew."""
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
-    stopping = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> Any:
-        if number != RELOAD:
-            if stopping.is_set():
-                os._exit(1)  # whoever asks twice does not want to wait; the workers end when their parent has
-            stopping.set()
+    def ask(number: int, frame: FrameType | None) -> None:
         asked.put(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, RELOAD):
-        if number is not None:
-            signal.signal(number, ask)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, ask)
     return asked

@@ -157,11 +157,11 @@ def test_the_batch_mode_holds_for_models_with_parameters_of_their_own(tmp_path: 
 
 def test_a_model_runs_as_the_settings_say(folder: Path) -> None:
     found = find("cred", folder)
-    setup = setup_of(Compute(device_id=1, gpu_mem_limit_mb=512, cudnn_conv_algo_search="DEFAULT", threads=3))(found)
+    setup = setup_of(Compute(device_id=1, gpu_mem_limit_mb=512, cudnn_conv_algo_search="DEFAULT", threads=3), 3)(found)
     assert (setup.device, setup.backend, setup.lanes) == (Device(1, 512, "DEFAULT", False), None, 3)
-    assert setup_of(Compute(provider=("cuda", "cpu")))(found).providers == ("cuda", "cpu")
-    assert setup_of(Compute(allow_spinning=True))(found).device.allow_spinning
-    there = setup_of(Compute(remote_backend="a:1", remote_backend_timeout_s=2.0))(found)
+    assert setup_of(Compute(provider=("cuda", "cpu")), 3)(found).providers == ("cuda", "cpu")
+    assert setup_of(Compute(allow_spinning=True), 3)(found).device.allow_spinning
+    there = setup_of(Compute(remote_backend="a:1", remote_backend_timeout_s=2.0), 3)(found)
     assert there.backend == Backend("a:1", 2.0)
 
 
