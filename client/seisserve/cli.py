@@ -11,7 +11,7 @@ import click
 from seisserve._version import __version__
 from seisserve.errors import BundleError, SeisserveError, WaveformError
 
-__all__ = ["FAILED", "SOME_INPUTS_FAILED", "WRONG_USAGE", "fail", "main", "run", "seisserve"]
+__all__ = ["FAILED", "SOME_INPUTS_FAILED", "WRONG_USAGE", "exit_code", "fail", "main", "run", "seisserve"]
 
 ENTRY_POINTS = "seisserve.commands"
 FAILED, WRONG_USAGE, SOME_INPUTS_FAILED = 1, 2, 3
