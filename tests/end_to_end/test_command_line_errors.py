@@ -13,10 +13,11 @@ import obspy
 import pytest
 from obspy import Stream
 
-from seisserve import Client, bundle
+from seisserve import BundleError, Client, bundle, runtime
 from seisserve.bundle import shipped
-from seisserve.cli import run
+from seisserve.cli import FAILED, run
 from seisserve.runtime import RUNTIMES, installed
+from seisserve.transport import Transport
 from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
@@ -178,6 +179,26 @@ def test_the_shipped_models_are_listed_shown_and_proven(capsys: Capture) -> None
     formats = {name: kind.format for name, kind in RUNTIMES.items() if installed(name)}
     there = [artifact.format for artifact in bundle.find("phasenet").manifest.artifacts.values()]
     assert proven == sum(there.count(one) for one in formats.values()) >= 3  # float32 and int8 on each that reads them
+
+
+@pytest.mark.parametrize(("runner", "code"), [("openvino", 0), ("onnxruntime", FAILED), ("tensorflow", FAILED)])
+def test_a_model_fails_only_if_its_own_runtime_gets_it_wrong(
+    runner: str, code: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = runtime.golden_error
+
+    def wrong_there(one: bundle.Bundle, network: Transport) -> float:
+        if isinstance(network, RUNTIMES[runner]):
+            raise BundleError("golden outputs differ")
+        return right(one, network)
+
+    monkeypatch.setattr(runtime, "golden_error", wrong_there)
+    assert run(["models", "verify", "basicphaseae"]) == code
+    told = capsys.readouterr()
+    if code:
+        assert "golden outputs differ" in told.err
+    else:
+        assert not installed(runner) or f"not for {runner}: golden outputs differ" in told.out
 
 
 @pytest.mark.parametrize(

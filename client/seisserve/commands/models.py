@@ -46,7 +46,11 @@ def show(model: str, repository: Path | None) -> None:
 @click.argument("names", nargs=-1)
 @repository_option
 def verify(names: tuple[str, ...], repository: Path | None) -> int:
-    """Check digests and golden outputs of the models (all, or those named), on every runtime that is installed."""
+    """Check digests and golden outputs of the models (all, or those named), on every runtime that is installed.
+
+    An artifact that its own runtime does not reproduce is a failure. Another that does not is told of: nothing runs the
+    model there.
+    """
     failed = 0
     for one in [bundle.find(name, repository) for name in names] or _all(repository):
         for name, artifact in one.manifest.artifacts.items():
@@ -68,7 +72,10 @@ def _verify(one: Bundle, artifact: Artifact, runner: str, what: str) -> int:
     try:
         error = runtime.golden_error(one, runtime.load(one, runner, 1, artifact.precision))
     except BundleError as problem:
-        return fail(str(problem), FAILED)
+        if runner in ("tensorflow", "openvino" if artifact.precision == "bfloat16" else "onnxruntime"):
+            return fail(str(problem), FAILED)
+        click.echo(f"{what}: not for {runner}: {' '.join(str(problem).split())[:200]}")
+        return 0
     click.echo(f"{what}: on {runner} digest right, golden outputs within {error:.1e}")
     return 0
 
