@@ -187,6 +187,8 @@ class _Session:
             if part.picks or part.expired or part.warnings or part.finished:
                 part.number = next(self._numbers)
                 self.answers.append(part)
+        if self.finished:  # it is kept for who has not seen the last answer; the samples of the stations need not be
+            self.core = Realtime(self.manifest, self.core.settings, self.core.phase)
         return parts
 
 

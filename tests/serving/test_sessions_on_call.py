@@ -108,6 +108,7 @@ def test_sessions_that_have_finished_are_kept_for_a_while_but_no_more_than_may_b
         answers = list(method(started.port)(iter([start(), sent(1, record(0, 5.0), finish=True)])))
         tokens.append(answers[0].started.resume_token)
     assert started.sessions.open == 0
+    assert not any(one.core.instruments or one.core.ended for one in started.sessions._sessions.values())
     resumed = method(started.port)(iter([start(resume_token=tokens[-1])]))
     assert list(resumed)[-1].finished
     assert refused(method(started.port)(iter([start(resume_token=tokens[0])])))[0] is Code.NOT_FOUND
