@@ -37,9 +37,7 @@ def to_proto(array: NDArray[Any], made: TensorProto | None = None) -> TensorProt
     if made is None:
         made = TensorProto()
     made.dtype = type_of(array.dtype)
-    made.tensor_shape.SetInParent()
-    for size in array.shape:
-        made.tensor_shape.dim.add(size=size)
+    made.tensor_shape.CopyFrom(shape_proto(array.shape))
     if array.dtype.kind == "O":
         made.string_val.extend(text.encode() if isinstance(text, str) else text for text in array.ravel().tolist())
     else:

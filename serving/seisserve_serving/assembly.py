@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -13,9 +13,8 @@ from seisserve.bundle import Bundle
 from seisserve.errors import BundleError
 from seisserve.runtimes.setup import Backend, Device, Setup, processors
 from seisserve_serving import logs
-from seisserve_serving.admin import ADMIN_METHODS
-from seisserve_serving.calls import Call
-from seisserve_serving.front import Arrival, Front
+from seisserve_serving.admin import ADMIN_METHODS, refuse
+from seisserve_serving.front import Front
 from seisserve_serving.lanes import Batching, Lanes
 from seisserve_serving.loading import Loading
 from seisserve_serving.metrics import Metrics
@@ -84,9 +83,9 @@ def setup_of(compute: Compute, lanes: int) -> Callable[[Bundle], Setup]:
     return setup
 
 
-def assemble(settings: Settings, guards: Sequence[Callable[[Arrival, Call], None]] = ()) -> Server:
-    """A server that is ready to start, its models loaded. One of several workers has its part of the threads, and
-    shares its port. guards: more of them, as of `Front`. Raises UsageError, BundleError, ServerError."""
+def assemble(settings: Settings) -> Server:
+    """A server that is ready to start, its models loaded. One of several workers has its part of the threads, shares
+    its port, and refuses what would change its models alone. Raises UsageError, BundleError, ServerError."""
     listen, security, limits, operation = settings.listen, settings.security, settings.limits, settings.operation
     tls = Tls(Path(listen.ssl_config_file)) if listen.ssl_config_file else None
     guard = Guard(
@@ -97,9 +96,10 @@ def assemble(settings: Settings, guards: Sequence[Callable[[Arrival, Call], None
     )
     metrics = Metrics()
     lanes = Lanes(max((settings.compute.threads or processors()) // operation.workers, 1), metrics.batch)
+    several = operation.workers > 1
     front = Front(
-        [guard, *guards], most_calls(limits), [logs.tell, metrics.done], metrics.counted, lanes.let_in,
-        limits.client_share,
+        [guard, refuse] if several else [guard], most_calls(limits), [logs.tell, metrics.done], metrics.counted,
+        lanes.let_in, limits.client_share,
     )  # fmt: skip
     endings: list[Callable[[], None]] = []
     if operation.otlp_endpoint:
@@ -140,7 +140,7 @@ def assemble(settings: Settings, guards: Sequence[Callable[[Arrival, Call], None
         beside=web,
         reloads=[guard.reload, *([tls.reload] if tls else [])],
         endings=endings,
-        reuse_port=operation.workers > 1,
+        reuse_port=several,
     )
     _warn(settings)
     return server

@@ -1,8 +1,8 @@
 """Several processes on one port: Python attends to calls on one processor, however many the machine has.
 
 Linux spreads connections over them. Each has the models and its part of the computing threads, and an HTTP port of its
-own. They know nothing of one another: changing models by a call is refused (`refuse`), and a session that is resumed at
-another worker begins anew there, as it would with a server that was restarted.
+own. They know nothing of one another: changing models by a call is refused (`admin.refuse`), and a session that is
+resumed at another worker begins anew there, as it would with a server that was restarted.
 """
 
 from __future__ import annotations
@@ -26,16 +26,12 @@ from seisserve.cli import exit_code, fail
 from seisserve.errors import SeisserveError, ServerError
 from seisserve.memory import keep
 from seisserve_serving import logs
-from seisserve_serving.admin import ADMIN_METHODS
 from seisserve_serving.assembly import assemble
-from seisserve_serving.calls import Call
-from seisserve_serving.errors import NotReady
-from seisserve_serving.front import Arrival
 from seisserve_serving.place import settle
-from seisserve_serving.server import RELOAD, Server
+from seisserve_serving.server import Server
 from seisserve_serving.settings import Settings
 
-__all__ = ["refuse", "serve"]
+__all__ = ["serve"]
 
 log = logging.getLogger(__name__)
 CONTEXT = get_context("spawn")  # threads of gRPC and of the runtimes do not survive a fork
@@ -44,15 +40,6 @@ SOON_S = 30.0  # a worker that ends within that has failed to begin
 MOST_FAILURES = 5  # one after the other
 PAUSE_S = 1.0  # before a worker that has failed is started again; twice as long each time
 SLACK_S = 5.0  # for a worker to end after its grace period
-
-
-def refuse(arrival: Arrival, call: Call) -> None:
-    """A guard for one of several workers. Raises NotReady for a call that would change the models of one only."""
-    if arrival.method in ADMIN_METHODS:
-        raise NotReady(
-            "this server has several workers, and a call reaches one of them only: change the folder of models or the "
-            "models.config, and have it polled (file_system_poll_wait_seconds, model_config_file_poll_wait_seconds)"
-        )
 
 
 def serve(settings: Settings) -> int:
@@ -169,7 +156,7 @@ class _Watch(NamedTuple):
         while not all(worker.ready for worker in self.workers):
             self._wait()
             if (number := self._next()) is not None:
-                if number != RELOAD:
+                if number != signal.SIGHUP:
                     return self._stop(grace_s)
                 late = True
             for worker in self.workers:
@@ -184,7 +171,7 @@ class _Watch(NamedTuple):
         while True:
             self._wait()
             while (number := self._next()) is not None:
-                if number != RELOAD:
+                if number != signal.SIGHUP:
                     return self._stop(grace_s)
                 self._reload()
             for worker in self.workers:
@@ -224,7 +211,7 @@ class _Watch(NamedTuple):
         until = time.monotonic() + grace_s
         while alive := [worker for worker in there if worker.process.is_alive()]:
             number = self._next()
-            if time.monotonic() > until or (number is not None and number != RELOAD):
+            if time.monotonic() > until or (number is not None and number != signal.SIGHUP):
                 return 1
             alive[0].process.join(LOOK_S)
         # one that was still loading has had nobody to tell it of the signal
@@ -257,8 +244,7 @@ def _end_with_parent() -> None:
 def _assembled(settings: Settings) -> Server:
     settle(settings.compute.cpu_affinity, settings.compute.nice)
     keep()
-    several = settings.operation.workers > 1
-    return assemble(settings, guards=[refuse] if several else [])
+    return assemble(settings)
 
 
 def _ready(server: Server) -> _Ready:

@@ -31,7 +31,6 @@ from seisserve_serving import settings as settings_module
 from seisserve_serving import workers as workers_module
 from seisserve_serving.assembly import assemble
 from seisserve_serving.settings import read
-from seisserve_serving.workers import refuse
 
 Refused = Callable[..., tuple[grpc.StatusCode, str]]
 MODEL = "eqtransformer"
@@ -113,7 +112,7 @@ def test_workers_share_the_calls_and_answer_as_one_process_does(
 
 def test_models_are_not_changed_by_calls_that_reach_one_worker(folder: Path, refused: Refused) -> None:
     flags = {"repository": str(folder), "port": 0, "workers": 2, "allow_admin_without_token": True, "rest_api_port": 0}
-    server = assemble(read(flags, {}).settings, [refuse])
+    server = assemble(read(flags, {}).settings)
     server.start()
     try:
         with grpc.insecure_channel(server.address) as channel:
