@@ -141,6 +141,7 @@ def assemble(settings: Settings) -> Server:
         reloads=[guard.reload, *([tls.reload] if tls else [])],
         endings=endings,
         reuse_port=several,
+        shared_memory=listen.shared_memory,
     )
     _warn(settings)
     return server

@@ -19,12 +19,13 @@ from seisserve.errors import ModelNotFound, UsageError
 from seisserve.proto import inference_wire_pb2 as wire
 from seisserve.tensors import from_bytes, from_values, size_of
 from seisserve_serving.calls import Call
-from seisserve_serving.errors import NotReady, Unavailable
+from seisserve_serving.errors import NotReady, Unavailable, Unsupported
 from seisserve_serving.front import Methods
 from seisserve_serving.lanes import Later
 from seisserve_serving.models import Models, Served, State, VersionState
 from seisserve_serving.predict import predict
 from seisserve_serving.repository import Repository
+from seisserve_serving.shared_memory import NOTHING_SHARED, REGION, Memory, Regions
 from seisserve_serving.signatures import DEFAULT, Signature, TensorSpec
 
 __all__ = ["INFERENCE_SERVICE", "services"]
@@ -44,32 +45,35 @@ DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
 OF_NUMPY = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 # Parameters are each server's own. Those that mean nothing here are ignored: KServe's client always sends some.
 # These, of Triton, would change the answer.
-REFUSED = {"classification", "sequence_end", "sequence_id", "sequence_start", "shared_memory_region"}
+REFUSED = {"classification", "sequence_end", "sequence_id", "sequence_start"}
 INDEX_STATES = {
     State.START: "LOADING", State.LOADING: "LOADING", State.AVAILABLE: "READY", State.UNLOADING: "UNLOADING",
     State.END: "UNAVAILABLE",
 }  # fmt: skip
 
 
-def quick(models: Models) -> dict[str, Methods]:
-    """The methods that give a `Later` in place of a response, by the service's name."""
+def quick(models: Models, regions: Regions | None = None) -> dict[str, Methods]:
+    """The methods that give a `Later` in place of a response, by the service's name. regions: of shared memory, if
+    callers may use that."""
 
     def infer_later(request: wire.ModelInferRequest, call: Call) -> Later[wire.ModelInferResponse]:
         served = find(models, request.model_name, request.model_version, "model_").of(call)
-        check_parameters(request)
+        memory = Memory(regions, call)
+        check_parameters(request, memory)
         signature = usual(served)
-        inputs = arrays(request, signature)
+        inputs = arrays(request, signature, memory)
         only = [output.name for output in request.outputs]
         signature.check_outputs(only, "output")
+        memory.check(request.outputs)
         later = predict(served, inputs, signature.key, only, call)
-        return later.then(lambda outputs: answer(request, served, outputs))
+        return later.then(lambda outputs: answer(request, served, outputs, memory))
 
     return {INFERENCE_SERVICE: {"ModelInfer": (infer_later, wire.ModelInferRequest, wire.ModelInferResponse)}}
 
 
-def services(models: Models) -> dict[str, Methods]:
-    """The service's methods, by its name."""
-    infer_later = quick(models)[INFERENCE_SERVICE]["ModelInfer"][0]
+def services(models: Models, regions: Regions | None = None) -> dict[str, Methods]:
+    """The service's methods, by its name. regions: of shared memory, if callers may use that."""
+    infer_later = quick(models, regions)[INFERENCE_SERVICE]["ModelInfer"][0]
 
     def live(request: wire.ServerLiveRequest, call: Call) -> wire.ServerLiveResponse:
         return wire.ServerLiveResponse(live=not models.dead)
@@ -90,6 +94,7 @@ def services(models: Models) -> dict[str, Methods]:
 
     def metadata(request: wire.ServerMetadataRequest, call: Call) -> wire.ServerMetadataResponse:
         extensions = [] if models.repository is None else ["model_repository", "model_repository(unload_dependents)"]
+        extensions += [] if regions is None else ["system_shared_memory"]
         return wire.ServerMetadataResponse(name="seisserve", version=__version__, extensions=extensions)
 
     def model_metadata(request: wire.ModelMetadataRequest, call: Call) -> wire.ModelMetadataResponse:
@@ -127,6 +132,26 @@ def services(models: Models) -> dict[str, Methods]:
         keeper(models).unload(request.model_name, call)
         return wire.RepositoryModelUnloadResponse()
 
+    def shared() -> Regions:
+        if regions is None:
+            raise Unsupported("this server takes no shared memory; `shared_memory` of its settings turns that on")
+        return regions
+
+    def register(
+        request: wire.SystemSharedMemoryRegisterRequest, call: Call
+    ) -> wire.SystemSharedMemoryRegisterResponse:
+        shared().register(request.name, request.key, request.offset, request.byte_size, call)
+        return wire.SystemSharedMemoryRegisterResponse()
+
+    def unregister(
+        request: wire.SystemSharedMemoryUnregisterRequest, call: Call
+    ) -> wire.SystemSharedMemoryUnregisterResponse:
+        shared().unregister(request.name, call)
+        return wire.SystemSharedMemoryUnregisterResponse()
+
+    def status(request: wire.SystemSharedMemoryStatusRequest, call: Call) -> wire.SystemSharedMemoryStatusResponse:
+        return shared().status(request.name, call)
+
     methods: Methods = {
         "ServerLive": (live, wire.ServerLiveRequest, wire.ServerLiveResponse),
         "ServerReady": (ready, wire.ServerReadyRequest, wire.ServerReadyResponse),
@@ -137,7 +162,16 @@ def services(models: Models) -> dict[str, Methods]:
         "RepositoryIndex": (index, wire.RepositoryIndexRequest, wire.RepositoryIndexResponse),
         "RepositoryModelLoad": (load, wire.RepositoryModelLoadRequest, wire.RepositoryModelLoadResponse),
         "RepositoryModelUnload": (unload, wire.RepositoryModelUnloadRequest, wire.RepositoryModelUnloadResponse),
-    }
+        "SystemSharedMemoryRegister": (
+            register, wire.SystemSharedMemoryRegisterRequest, wire.SystemSharedMemoryRegisterResponse
+        ),
+        "SystemSharedMemoryUnregister": (
+            unregister, wire.SystemSharedMemoryUnregisterRequest, wire.SystemSharedMemoryUnregisterResponse
+        ),
+        "SystemSharedMemoryStatus": (
+            status, wire.SystemSharedMemoryStatusRequest, wire.SystemSharedMemoryStatusResponse
+        ),
+    }  # fmt: skip
     return {INFERENCE_SERVICE: methods}
 
 
@@ -183,30 +217,38 @@ def datatype(dtype: np.dtype[Any]) -> str:
     return OF_NUMPY[dtype.newbyteorder("<")]
 
 
-def check_parameters(request: wire.ModelInferRequest) -> None:
+def check_parameters(request: wire.ModelInferRequest, memory: Memory = NOTHING_SHARED) -> None:
     """Raises UsageError for a parameter that asks for another answer than the one that will come."""
+    refused = REFUSED | {REGION} if memory.regions is None else REFUSED
     places = [("", request.parameters)]
     places += [(f"input {tensor.name!r}: ", tensor.parameters) for tensor in request.inputs]
     places += [(f"output {tensor.name!r}: ", tensor.parameters) for tensor in request.outputs]
     for place, parameters in places:
-        for name in sorted(REFUSED.intersection(parameters)):
+        for name in sorted(refused.intersection(parameters)):
             raise UsageError(f"{place}parameter {name!r} is not supported")
 
 
-def arrays(request: wire.ModelInferRequest, signature: Signature) -> dict[str, NDArray[Any]]:
-    """The inputs by name. Their values are all in `raw_input_contents`, or all in their own `contents`."""
+def arrays(
+    request: wire.ModelInferRequest, signature: Signature, memory: Memory = NOTHING_SHARED
+) -> dict[str, NDArray[Any]]:
+    """The inputs by name. Their values are all in `raw_input_contents`, or all in their own `contents`, but for those
+    in shared memory."""
     raw: list[bytes] | list[None] = list(request.raw_input_contents)
-    if raw and len(raw) != len(request.inputs):
-        raise UsageError(f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs")
+    sent = sum(REGION not in tensor.parameters for tensor in request.inputs)
+    if raw and len(raw) != sent:
+        raise UsageError(f"raw_input_contents has {len(raw)} entries for {sent} inputs")
     expected = {tensor.name: tensor.dtype for tensor in signature.inputs}
     names = [tensor.name for tensor in request.inputs]
     if len(set(names)) < len(names):
         name = next(name for name, count in Counter(names).items() if count > 1)
         raise UsageError(f"input {name!r} is there twice")
     signature.check_names(names)
+    contents = iter(raw or [None] * sent)
     return {
-        tensor.name: to_array(tensor, content, expected[tensor.name])
-        for tensor, content in zip(request.inputs, raw or [None] * len(names), strict=True)
+        tensor.name: to_array(
+            tensor, memory.read(tensor) if REGION in tensor.parameters else next(contents), expected[tensor.name]
+        )
+        for tensor in request.inputs
     }
 
 
@@ -218,11 +260,12 @@ def to_array(tensor: wire.ModelInferRequest.InferInputTensor, raw: bytes | None,
         raise UsageError(f"{name}: datatype is {tensor.datatype!r}; expected {expected}")
     size = size_of(shape, name)
     if raw is not None:
+        where = REGION if REGION in tensor.parameters else "raw_input_contents"
         if tensor.HasField("contents"):
-            raise UsageError(f"{name}: contents must be absent where there is raw_input_contents")
+            raise UsageError(f"{name}: contents must be absent where there is {where}")
         if expected == "BYTES":
-            return _texts(raw, size, f"{name}: raw_input_contents").reshape(shape)
-        return from_bytes(raw, shape, f"{name}: raw_input_contents", DATATYPES[expected][0])
+            return _texts(raw, size, f"{name}: {where}").reshape(shape)
+        return from_bytes(raw, shape, f"{name}: {where}", DATATYPES[expected][0])
     field = DATATYPES[expected][1]
     if not field:
         raise UsageError(f"{name}: {expected} takes raw_input_contents only")
@@ -236,17 +279,26 @@ def to_array(tensor: wire.ModelInferRequest.InferInputTensor, raw: bytes | None,
 
 
 def answer(
-    request: wire.ModelInferRequest, served: Served, outputs: Mapping[str, NDArray[Any]]
+    request: wire.ModelInferRequest,
+    served: Served,
+    outputs: Mapping[str, NDArray[Any]],
+    memory: Memory = NOTHING_SHARED,
 ) -> wire.ModelInferResponse:
-    """The outputs in the form of the inputs, as KServe answers. Triton's own client reads raw contents only, and
-    sends nothing else; who types values (grpcurl, say) gets values that can be read. Half precision is always raw, and
-    then everything is."""
+    """The outputs in the form of the inputs, as KServe answers, but for those that are wanted in shared memory.
+    Triton's own client reads raw contents only, and sends nothing else; who types values (grpcurl, say) gets values
+    that can be read. Half precision is always raw, and then everything is."""
     response = wire.ModelInferResponse(model_name=served.name, model_version=str(served.version), id=request.id)
-    raw = bool(request.raw_input_contents) or any(array.dtype == np.float16 for array in outputs.values())
+    shared = {output.name: output.parameters for output in request.outputs if REGION in output.parameters}
+    raw = bool(request.raw_input_contents) or any(REGION in tensor.parameters for tensor in request.inputs)
+    raw = raw or any(array.dtype == np.float16 for array in outputs.values())
     for name, array in outputs.items():
         kind = datatype(array.dtype)
         tensor = response.outputs.add(name=name, datatype=kind, shape=array.shape)
-        if raw:
+        if name in shared:
+            content = np.frombuffer(_raw(array), np.uint8) if kind == "BYTES" else array
+            memory.write(content, tensor, shared[name])
+            response.raw_output_contents.extend([b""] if raw else [])  # those of others keep their places
+        elif raw:
             response.raw_output_contents.append(_raw(array))
         elif kind == "BYTES":
             tensor.contents.bytes_contents.extend(map(_bytes, array.ravel().tolist()))

@@ -27,6 +27,7 @@ from seisserve_serving.models import Models
 from seisserve_serving.place import give_way
 from seisserve_serving.record_api import MOST_SAMPLES
 from seisserve_serving.session_api import Sessions
+from seisserve_serving.shared_memory import Regions
 from seisserve_serving.tls import Tls
 
 __all__ = ["Beside", "Server"]
@@ -61,6 +62,7 @@ class Server:
     only this user may open; it has no TLS. options: of the gRPC channel. most_samples: of a record. sessions: in real
     time. beside: starts and stops with it. reloads: what SIGHUP does. endings: what is done when it has stopped.
     reuse_port: others may listen on the port too; else a second server on it fails, and takes no part of the calls.
+    shared_memory: callers on this machine may have tensors read from there and written there.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Server:
         reloads: Sequence[Callable[[], None]] = (),
         endings: Sequence[Callable[[], None]] = (),
         reuse_port: bool = False,
+        shared_memory: bool = False,
     ) -> None:
         self.models, self._front = models, front or Front()
         self.beside, self._reloads, self._endings = beside, reloads, endings
@@ -100,8 +103,9 @@ class Server:
         self._front.admission.knock = self._grpc.knock
         self._health = health.aio.HealthServicer()
         self._grpc.add_generic_rpc_handlers([handlers(self._health)])
+        regions = Regions(max_message) if shared_memory else None
         services = {
-            **tensorflow_api.services(models), **kserve_api.services(models),
+            **tensorflow_api.services(models), **kserve_api.services(models, regions),
             **seismic_api.services(models, most_samples),
         }  # fmt: skip
         self._sessions = sessions or Sessions(models)
@@ -109,7 +113,7 @@ class Server:
         streams[seismic_api.SEISMIC_SERVICE] = {
             **streams[seismic_api.SEISMIC_SERVICE], **session_api.streams(self._sessions)
         }  # fmt: skip
-        quick = {**tensorflow_api.quick(models), **kserve_api.quick(models)}
+        quick = {**tensorflow_api.quick(models), **kserve_api.quick(models, regions)}
         self._grpc.add_generic_rpc_handlers(
             [
                 self._front.service(name, self._calls, services.get(name, {}), streams.get(name), quick.get(name))

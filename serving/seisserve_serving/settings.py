@@ -69,6 +69,10 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host: Annotated[str, Meta(description="Address; 0.0.0.0 for all. Empty: the Unix socket alone.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Of gRPC. 0: a free one, which is printed.")] = 8500
     grpc_socket_path: Annotated[str, Meta(description="Unix socket for gRPC, beside the port. Empty: none.")] = ""
+    shared_memory: Annotated[
+        bool,
+        Meta(description="Read and write tensors of ModelInfer in shared memory, for callers on this machine (Linux)."),
+    ] = False
     rest_api_port: Annotated[
         int,
         Meta(ge=FREE, le=65535, description="Of HTTP. 0: no HTTP; -1: a free one (also the default with port 0)."),
@@ -441,6 +445,8 @@ def _check(settings: Settings) -> None:
         raise UsageError("model_config_file_poll_wait_seconds is given without a model_config_file to read again")
     if not listen.host and not listen.grpc_socket_path:
         raise UsageError("host and grpc_socket_path are both empty; the server must listen somewhere")
+    if listen.shared_memory and sys.platform != "linux":
+        raise UsageError("shared_memory must be off: this server reads the segments of Linux only")
     for name in ("batching_parameters_file", "enable_per_model_batching_parameters"):
         if not batching.enable_batching and getattr(batching, name):
             raise UsageError(f"{name} is given, but enable_batching is off")
@@ -454,6 +460,8 @@ def _check(settings: Settings) -> None:
             raise UsageError("workers must be 1: only Linux spreads connections over several processes")
         if not listen.host or listen.grpc_socket_path:
             raise UsageError("workers share a port, no Unix socket: host must be given, and grpc_socket_path empty")
+        if listen.shared_memory:
+            raise UsageError("shared_memory is for one worker: a call that registers a region would reach one of them")
         if listen.rest_api_port + operation.workers - 1 > 65535:
             raise UsageError(f"rest_api_port is {listen.rest_api_port}; each of the workers wants the next one")
     if operation.otlp_headers and not operation.otlp_endpoint:

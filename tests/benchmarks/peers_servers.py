@@ -51,8 +51,13 @@ BASE = "seisserve V2"
 LANES, TRITON = f"{INSTANCES} lanes, dynamic batching", ("nvidia-pytriton==0.7.0",)
 SEVERAL, WORKERS = ("--workers", str(INSTANCES)), f"{INSTANCES} processes of one lane, dynamic batching"
 SERVERS = {
-    "seisserve": Server("seisserve", LANES, protocols=("V2", "TFS"), options=("--runtime", "onnxruntime")),
-    "int8": Server("seisserve, int8", LANES, options=("--runtime", "onnxruntime"), precision="int8"),
+    "seisserve": Server(
+        "seisserve", LANES, protocols=("V2", "TFS", "V2+shm"), options=("--runtime", "onnxruntime", "--shared_memory")
+    ),
+    "int8": Server(
+        "seisserve, int8", LANES, protocols=("V2", "V2+shm"),
+        options=("--runtime", "onnxruntime", "--shared_memory"), precision="int8",
+    ),
     "workers": Server(f"seisserve, {INSTANCES} workers", WORKERS, options=("--runtime", "onnxruntime", *SEVERAL)),
     "workers-int8": Server(
         f"seisserve, {INSTANCES} workers, int8", WORKERS, options=("--runtime", "onnxruntime", *SEVERAL),
@@ -63,6 +68,7 @@ SERVERS = {
     ),
     "triton": Server(
         "Triton, Python backend", f"{INSTANCES} instances (processes), dynamic batching", "serve_triton.py",
+        ("V2", "V2+shm"),
         requirements=TRITON, environment="pytriton",
     ),
     "pytriton": Server(
@@ -239,7 +245,8 @@ def main(
             for name, python in pythons.items():
                 server = servers[name]
                 click.echo(f"round {number} of {rounds}: {server.title}", err=True)
-                plan = Plan(server.protocols[0], 0, NAME, bundle.manifest.input.name, expected[server.precision],
+                plan = Plan(server.protocols[0], 0, NAME, bundle.manifest.input.name,
+                            bundle.manifest.output.name, expected[server.precision],
                             [(INSTANCES, MOST)], WARM_S, TOLERANCE)  # fmt: skip
                 try:
                     with running(server, python, onnx) as one:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import re
 import struct
@@ -40,6 +41,7 @@ from seisserve_serving import (
     tensorflow_api,
     web,
 )
+from seisserve_serving.calls import Call
 from seisserve_serving.front import Arrival, Front, Methods, _decoded, _encoded
 from seisserve_serving.lanes import Batching, Lanes
 from seisserve_serving.models import Models
@@ -48,6 +50,7 @@ from seisserve_serving.rest_routes import Asked, Route
 from seisserve_serving.server import SERVICES, Server
 from seisserve_serving.session_api import Bounds, Sessions
 from seisserve_serving.session_api import streams as session_streams
+from seisserve_serving.shared_memory import Regions
 from seisserve_serving.status import code_of
 from seisserve_serving.web import Web
 
@@ -56,6 +59,8 @@ __all__ = ["GOOD", "Outcome", "Site", "Target", "fault", "site"]
 Code = grpc.StatusCode
 Make = Callable[[random.Random], Message]
 MakeMany = Callable[[random.Random], Sequence[Message]]
+HERE = "unix:"  # where in-process calls come from: shared memory is for callers on the same machine
+SEGMENT = Path("/dev/shm") / f"seisserve-fuzz-{os.getpid()}"
 MOST_SAMPLES = 300_000  # of a record: what a hostile sampling rate may ask for is computed, up to the limit
 LIMIT_S = 30.0
 WINDOW = 600
@@ -237,7 +242,17 @@ def _infer(rng: random.Random) -> Message:
     else:
         made.raw_input_contents.append(_window().tobytes())
     tensor.parameters["note"].string_param = "x"
+    if len(made.inputs) == 1 and rng.random() < 0.3:
+        for one, offset in ((tensor, 0), (made.outputs[0], 1 << 17)):
+            one.parameters["shared_memory_region"].string_param = "there"
+            one.parameters["shared_memory_offset"].int64_param = offset
+            one.parameters["shared_memory_byte_size"].int64_param = 2 * WINDOW * 3 * 4
+        del made.raw_input_contents[:]
     return made
+
+
+def _region(name: str) -> v2.SystemSharedMemoryRegisterRequest:
+    return v2.SystemSharedMemoryRegisterRequest(name=name, key=SEGMENT.name, offset=8, byte_size=1 << 18)
 
 
 def _config(rng: random.Random, folder: Path) -> Message:
@@ -293,7 +308,7 @@ def _unary(front: Front, path: str, parts: Any, make: Make) -> Target:
 
     def send(body: bytes) -> Outcome:
         try:
-            with front.call(Arrival(path, {}, "fuzz", len(body)), time.monotonic() + LIMIT_S) as call:
+            with front.call(Arrival(path, {}, HERE, len(body)), time.monotonic() + LIMIT_S) as call:
                 _encoded(method(_decoded(request_type, body, call), call), call)
         except Exception as error:  # as the server itself: whatever it is must have a code
             return _failed(error)
@@ -532,14 +547,18 @@ def site(folder: Path, loopback: bool = True) -> Iterator[Site]:
     """A server of small models, all its methods as targets; some change what is served, so they have models of their
     own, in a repository of their own."""
     with ExitStack() as stack:
+        SEGMENT.write_bytes(bytes(1 << 19))
+        stack.callback(SEGMENT.unlink)
         models = _models(folder / "models", stack)
         admin = _changing(folder / "changing", stack)
         front = Front()
         sessions = Sessions(models, Bounds(sessions=1 << 20, resume_s=0.0, waiting_samples=MOST_SAMPLES))
         makers = _makers(folder / "changing")
+        regions = Regions(8 << 20)
+        regions.register("there", SEGMENT.name, 8, 1 << 18, Call(peer=HERE))
         services = {
             **tensorflow_api.services(models),
-            **kserve_api.services(models),
+            **kserve_api.services(models, regions),
             **seismic_api.services(models, MOST_SAMPLES),
         }
         changing = {**tensorflow_api.services(admin), **kserve_api.services(admin)}
@@ -633,6 +652,9 @@ def _makers(changing: Path) -> dict[str, Make]:
         "ServerLive": spec(v2.ServerLiveRequest), "ServerReady": spec(v2.ServerReadyRequest),
         "ServerMetadata": spec(v2.ServerMetadataRequest), "ModelReady": spec(v2.ModelReadyRequest, **eqt, version="1"),
         "ModelMetadata": spec(v2.ModelMetadataRequest, **eqt), "ModelInfer": _infer,
+        "SystemSharedMemoryRegister": lambda rng: _region(f"region {rng.random()}"),
+        "SystemSharedMemoryUnregister": spec(v2.SystemSharedMemoryUnregisterRequest, name="gone"),
+        "SystemSharedMemoryStatus": spec(v2.SystemSharedMemoryStatusRequest),
         "RepositoryIndex": spec(v2.RepositoryIndexRequest, ready=True),
         "RepositoryModelLoad": spec(v2.RepositoryModelLoadRequest, model_name="one"),
         "RepositoryModelUnload": spec(v2.RepositoryModelUnloadRequest, model_name="two"),
@@ -666,11 +688,14 @@ def _outside(
     front = Front()
     pages = Web(models, front, models.lanes, port=0, max_message=8 << 20, most_samples=MOST_SAMPLES)
     server = Server(
-        models, front, port=0, max_message=8 << 20, most_samples=MOST_SAMPLES, sessions=sessions, beside=[pages]
-    )
+        models, front, port=0, max_message=8 << 20, most_samples=MOST_SAMPLES, sessions=sessions, beside=[pages],
+        shared_memory=True,
+    )  # fmt: skip
     server.start()
     stack.callback(server.stop, 1)
     channel = stack.enter_context(grpc.insecure_channel(server.address, options=[("grpc.max_send_message_length", -1)]))
+    register = channel.unary_unary(f"/{kserve_api.INFERENCE_SERVICE}/SystemSharedMemoryRegister")
+    register(_region("there").SerializeToString())
     http = stack.enter_context(httpx.Client(base_url=f"http://{pages.address}", timeout=LIMIT_S))
     found = [
         _call_unary(channel, f"/{service}/{name}", parts[1], makers[name])

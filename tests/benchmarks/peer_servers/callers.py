@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,7 +26,8 @@ from seisserve.proto import inference_wire_pb2 as inference
 from seisserve.proto import tensorflow_serving_wire_pb2 as tensorflow_serving
 from seisserve.tensors import to_array, to_proto
 
-V2 = "/inference.GRPCInferenceService/ModelInfer"
+SERVICE = "/inference.GRPCInferenceService"
+V2 = f"{SERVICE}/ModelInfer"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 LIMITS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 SKIP_S = 0.3
@@ -35,14 +38,15 @@ Call = Callable[[], Awaitable[bytes]]
 
 @dataclass(frozen=True)
 class Plan:
-    """protocol: `V2` (gRPC, raw contents), `TFS` (Predict of TensorFlow Serving) or `HTTP` (bytes to /raw). examples:
-    file of arrays `inputs` and `outputs`. cases: callers, and windows of a call (at most as many as there are
-    examples); one case after the other, each for so many seconds."""
+    """protocol: `V2` (gRPC, raw contents), `V2+shm` (the same, tensors in shared memory), `TFS` (Predict of TensorFlow
+    Serving) or `HTTP` (bytes to /raw). examples: file of arrays `inputs` and `outputs`. cases: callers, and windows of
+    a call (at most as many as there are examples); one case after the other, each for so many seconds."""
 
     protocol: str
     port: int
     name: str
     input: str
+    output: str
     examples: str
     cases: list[tuple[int, int]]
     seconds: float
@@ -61,9 +65,46 @@ def message(plan: Plan, windows: Windows) -> tuple[str, bytes]:
     return V2, infer.SerializeToString()
 
 
-def grpc_caller(plan: Plan, channel: grpc.aio.Channel, windows: Windows) -> Call:
+class Segment:
+    """A caller's windows in shared memory, with room for what the network makes of them behind; known to the server by
+    its name. A file of Linux, as what Python's own `SharedMemory` makes is deleted by whichever process ends first."""
+
+    def __init__(self, plan: Plan, channel: grpc.aio.Channel, windows: Windows, number: int) -> None:
+        self._plan, self._channel, self._windows = plan, channel, windows
+        self._name = f"seisserve-callers-{os.getpid()}-{number}"
+        self._path = Path("/dev/shm") / self._name
+        self._path.write_bytes(bytes(windows.tobytes()) + bytes(windows.nbytes))
+
+    async def register(self) -> None:
+        """Tell the server."""
+        request = inference.SystemSharedMemoryRegisterRequest(
+            name=self._name, key=f"/{self._name}", byte_size=2 * self._windows.nbytes
+        )
+        await self._channel.unary_unary(f"{SERVICE}/SystemSharedMemoryRegister")(request.SerializeToString())
+
+    def request(self) -> bytes:
+        """One that names the places."""
+        infer = inference.ModelInferRequest(model_name=self._plan.name)
+        tensor = infer.inputs.add(name=self._plan.input, datatype="FP32", shape=self._windows.shape)
+        for one, offset in ((tensor, 0), (infer.outputs.add(name=self._plan.output), self._windows.nbytes)):
+            one.parameters["shared_memory_region"].string_param = self._name
+            one.parameters["shared_memory_offset"].int64_param = offset
+            one.parameters["shared_memory_byte_size"].int64_param = self._windows.nbytes
+        return infer.SerializeToString()
+
+    def answer(self) -> bytes:
+        """What the server has left there."""
+        return self._path.read_bytes()[self._windows.nbytes :]
+
+    async def close(self) -> None:
+        """Forget it, on both sides."""
+        request = inference.SystemSharedMemoryUnregisterRequest(name=self._name)
+        await self._channel.unary_unary(f"{SERVICE}/SystemSharedMemoryUnregister")(request.SerializeToString())
+        self._path.unlink()
+
+
+def grpc_caller(path: str, body: bytes, channel: grpc.aio.Channel) -> Call:
     """Calls of the method."""
-    path, body = message(plan, windows)
     method = channel.unary_unary(path)
 
     async def call() -> bytes:
@@ -109,6 +150,7 @@ async def run(plan: Plan, callers: int, size: int) -> dict[str, Any]:
     calls: list[Call] = []
     writers: list[asyncio.StreamWriter] = []
     channels: list[grpc.aio.Channel] = []
+    segments: list[Segment] = []
     for number in range(callers):
         if plan.protocol == "HTTP":
             call, writer = await http_caller(plan, windows)
@@ -118,8 +160,16 @@ async def run(plan: Plan, callers: int, size: int) -> dict[str, Any]:
             # a setting of its own, or gRPC would put all of them on one connection
             options = [*LIMITS, ("seisserve.caller", number)]
             channels.append(grpc.aio.insecure_channel(f"127.0.0.1:{plan.port}", options=options))
-            calls.append(grpc_caller(plan, channels[-1], windows))
-    worst = max([difference(plan, await call(), expected) for call in calls])
+            if plan.protocol == "V2+shm":
+                segments.append(Segment(plan, channels[-1], windows, number))
+                await segments[-1].register()
+                calls.append(grpc_caller(V2, segments[-1].request(), channels[-1]))
+            else:
+                calls.append(grpc_caller(*message(plan, windows), channels[-1]))
+    answers = [await call() for call in calls]
+    if segments:
+        answers = [segment.answer() for segment in segments]
+    worst = max(difference(plan, answer, expected) for answer in answers)
     if not worst <= plan.tolerance:
         raise SystemExit(f"answers differ by {worst:.2g} from the bare network's")
     took: list[float] = []
@@ -133,6 +183,8 @@ async def run(plan: Plan, callers: int, size: int) -> dict[str, Any]:
                 took.append(now - sent)
 
     await asyncio.gather(*map(again_and_again, calls))
+    for segment in segments:
+        await segment.close()
     for channel in channels:
         await channel.close()
     for writer in writers:
