@@ -119,12 +119,25 @@ def test_fine_tuning_goes_on_where_it_was_stopped(
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_what_was_learnt_is_mixed_with_what_it_began_from(source: Path, tmp_path: Path, share: float) -> None:
+    """Of the layers that were copied; the others had nothing worth keeping."""
+    layers = ("in", "down", "logits")
+    learnt = weights(training.train(tiny(FineTune(init_from="bundle", layers=layers)), tmp_path / "0", [], source))
+    config = tiny(FineTune(init_from="bundle", layers=layers, keep=share))
+    mixed = weights(training.train(config, tmp_path / "1", [], source))
+    for name, begun in weights(spoilt()).items():
+        wanted = share * begun + (1 - share) * learnt[name] if name.startswith(layers) else learnt[name]
+        np.testing.assert_allclose(mixed[name], wanted, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("fine_tune", "network", "said"),
     [
         (FineTune(init_from="nowhere"), {}, "no such file"),
         (FineTune(init_from="empty"), {}, "holds no bundle"),
-        (FineTune(init_from="bundle/saved_model.pb"), {}, "published weights"),
+        (FineTune(init_from="bundle/saved_model.pb"), {}, "cannot be read as a Keras HDF5 file"),
+        (FineTune(init_from="bundle/saved_model.pb"), {"kind": "recovery"}, "no published weights of 'recovery'"),
         (FineTune(init_from="bundle", layers=("down0",)), {"filters": 3}, "name and shape"),
         (FineTune(init_from="bundle", layers=("encoder",)), {}, "encoder"),
         (FineTune(init_from="bundle", freeze=("encoder",)), {}, "encoder"),

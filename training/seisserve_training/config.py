@@ -114,12 +114,15 @@ class FineTune(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     init_from: a bundle, the folder of a finished run, or a file of published weights that the network can read;
     relative to the configuration file. layers: what to copy, as the number of first layers with weights or as
     beginnings of layer names (empty: everything of the same name and shape). freeze: beginnings of the names of layers
-    that stay as they are.
+    that stay as they are. keep: how far the trained weights go back to those they began from, in the end: a share of
+    the latter in a mean of both (Wortsman et al. 2022, doi:10.1109/CVPR52688.2022.00780), which costs little on the
+    data that was trained on and helps on other data.
     """
 
     init_from: str
     layers: Count | tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
+    keep: Share = 0.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -15,9 +15,9 @@ from seisserve.errors import UsageError
 from seisserve_training.config import Config, FineTune
 from seisserve_training.models import ARCHITECTURES
 
-__all__ = ["Copied", "freeze", "saved_weights", "transfer"]
+__all__ = ["Copied", "freeze", "keep", "saved_weights", "transfer"]
 
-Weights = Mapping[str, NDArray[np.generic]]
+Weights = Mapping[str, NDArray[Any]]
 
 
 class Copied(NamedTuple):
@@ -38,24 +38,22 @@ def transfer(model: keras.Model, config: Config, root: Path) -> Copied:
     root: the folder that a relative `init_from` begins at. Networks of other tasks will do: what they share is copied.
     Raises UsageError if the source cannot be read, or nothing in it fits.
     """
-    assert config.fine_tune is not None
-    path = root / config.fine_tune.init_from
-    found = _weights(path, model, config)
-    chosen = _chosen(model, config.fine_tune)
-    copied, fresh = [], []
+    found = _found(model, config, root)
+    fresh = [variable.path for variable in _variables(model) if variable.path not in found]
     for variable in _variables(model):
-        value = found.get(variable.path)
-        if variable.path.split("/")[0] in chosen and value is not None and value.shape == tuple(variable.shape):
-            variable.assign(value)
-            copied.append(variable.path)
-        else:
-            fresh.append(variable.path)
-    if not copied:
-        raise UsageError(
-            f"fine_tune.init_from: no weights of {path} have the name and shape of any in {config.network.kind!r}"
-            f" (there, for example: {', '.join(list(found)[:3]) or 'none at all'}); use a network of the same sizes"
-        )
-    return Copied(tuple(copied), tuple(fresh))
+        if variable.path in found:
+            variable.assign(found[variable.path])
+    return Copied(tuple(found), tuple(fresh))
+
+
+def keep(model: keras.Model, config: Config, root: Path) -> None:
+    """Go back part of the way to the weights that training began from: `fine_tune.keep` of each that was copied."""
+    if config.fine_tune is not None and config.fine_tune.keep:
+        share = config.fine_tune.keep
+        found = _found(model, config, root)
+        for variable in _variables(model):
+            if variable.path in found:
+                variable.assign(share * found[variable.path] + (1 - share) * variable)
 
 
 def freeze(model: keras.Model, prefixes: tuple[str, ...]) -> None:
@@ -75,6 +73,25 @@ def saved_weights(folder: Path) -> Weights:
     loaded = tf.saved_model.load(str(folder))  # kept here: its functions hold their variables weakly
     variables = loaded.signatures["serving_default"].variables
     return {variable.name.partition(":")[0]: variable.numpy() for variable in variables}
+
+
+def _found(model: keras.Model, config: Config, root: Path) -> Weights:
+    """What the source has for this network, by the name of the variable, in the order of the network."""
+    assert config.fine_tune is not None
+    path = root / config.fine_tune.init_from
+    there = _weights(path, model, config)
+    chosen = _chosen(model, config.fine_tune)
+    found = {}
+    for variable in _variables(model):
+        value = there.get(variable.path)
+        if variable.path.split("/")[0] in chosen and value is not None and value.shape == tuple(variable.shape):
+            found[variable.path] = value
+    if not found:
+        raise UsageError(
+            f"fine_tune.init_from: no weights of {path} have the name and shape of any in {config.network.kind!r}"
+            f" (there, for example: {', '.join(list(there)[:3]) or 'none at all'}); use a network of the same sizes"
+        )
+    return found
 
 
 def _weights(path: Path, model: keras.Model, config: Config) -> Weights:

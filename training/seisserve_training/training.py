@@ -145,6 +145,7 @@ def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: P
         if board:
             summarise(board, history)
     model.set_weights([value.numpy() for value in best])
+    fine_tuning.keep(model, config, root)
     return model
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 from keras import layers, ops
@@ -14,6 +13,7 @@ from keras import layers, ops
 from seisserve.errors import UsageError
 from seisserve.manifest import Output
 from seisserve_training.config import Network
+from seisserve_training.models import published
 from seisserve_training.models.architecture import Architecture, Serving
 from seisserve_training.models.layers import Standardise
 from seisserve_training.models.recurrent import LSTM, Gates
@@ -150,22 +150,13 @@ def load_published(model: keras.Model, path: Path) -> None:
     Raises UsageError that names the first layer whose weights the file does not have, or not in that shape, and one if
     the file was trained with other gates or another number of LSTMs.
     """
-    arrays: dict[str, Any] = {}
-
-    def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays["/".join(name.removesuffix(":0").split("/")[-2:])] = item[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.get("model_weights", file).visititems(collect)
-            config = json.loads(file.attrs.get("model_config", "{}"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read as a Keras HDF5 file: {error}") from error
+    file = published.read(path)
     own = next(layer for layer in model.layers if isinstance(layer, LSTM))
     recurrent = sum(isinstance(layer, LSTM) and layer.backwards for layer in model.layers)
-    found = sum(name.startswith("backward_lstm_") and name.endswith("/kernel") for name in arrays)
-    gates = {text for text in ("sigmoid", "hard_sigmoid") if f'"recurrent_activation": "{text}"' in json.dumps(config)}
+    found = sum(name.startswith("backward_lstm_") and name.endswith("/kernel") for name in file.arrays)
+    gates = {
+        text for text in ("sigmoid", "hard_sigmoid") if f'"recurrent_activation": "{text}"' in json.dumps(file.config)
+    }
     if (found, gates) != (recurrent, {own.gates}):
         raise UsageError(
             f"{path} has {found} bidirectional LSTMs with the gates {sorted(gates)}; the network has {recurrent} with "
@@ -175,14 +166,7 @@ def load_published(model: keras.Model, path: Path) -> None:
         weights = model.get_layer(name).weights
         values = []
         for weight, variable in zip(weights, variables, strict=True):
-            value = arrays.get(f"{layer}/{variable}")
-            if value is not None and len(weight.shape) == value.ndim + 1:
-                value = value[None]  # a convolution of height one
-            if value is None or tuple(weight.shape) != value.shape:
-                have = "nothing" if value is None else str(list(value.shape))
-                raise UsageError(
-                    f"{path}: for {name!r} {layer}/{variable} should be {list(weight.shape)}, the file has {have}"
-                )
+            value = file.array(f"{layer}/{variable}", name, tuple(weight.shape))
             if layer == "conv1d_1" and variable == "kernel":
                 value = value[:, :, ::-1]  # the published input is E, N, Z; ours is Z, N, E
             values.append(value)

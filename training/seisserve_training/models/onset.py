@@ -10,7 +10,7 @@ from seisserve_training.config import Network
 from seisserve_training.labels import PHASES
 from seisserve_training.models.architecture import Architecture, Serving
 from seisserve_training.models.layers import StandardiseLocally
-from seisserve_training.models.phasenet import CITATION, FRAGMENTS, body
+from seisserve_training.models.phasenet import CITATION, FRAGMENTS, body, load_published
 from seisserve_training.tasks.phases import PHASE_PICKING
 
 __all__ = ["BLINDING", "ONSET", "WINDOW", "onset"]
@@ -48,4 +48,4 @@ def serve(network: Network, components: int) -> Serving:
     )
 
 
-ONSET = Architecture("picking", CITATION, build, serve, PHASE_PICKING)
+ONSET = Architecture("picking", CITATION, build, serve, PHASE_PICKING, load_published)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,11 +12,12 @@ from keras import layers, ops
 from seisserve.manifest import Output
 from seisserve_training.config import Network
 from seisserve_training.labels import PHASES
+from seisserve_training.models import published
 from seisserve_training.models.architecture import Architecture, Serving
 from seisserve_training.models.layers import Standardise
 from seisserve_training.tasks.phases import PHASE_PICKING
 
-__all__ = ["CITATION", "PHASENET", "body", "features", "phasenet"]
+__all__ = ["CITATION", "PHASENET", "body", "features", "load_published", "phasenet"]
 
 CITATION = "Zhu and Beroza (2019), Geophysical Journal International 216, doi:10.1093/gji/ggy423"
 DEPTH, STRIDE, KERNEL = 5, 4, 7
@@ -81,6 +84,39 @@ def _finish(x: Any, name: str, dropout: float) -> Any:
     return layers.Dropout(dropout, name=f"{name}_dropout")(x) if dropout else x
 
 
+def load_published(model: keras.Model, path: Path) -> None:
+    """Set the weights behind the normalisation to those of the published PhaseNet's Keras file (model_95_converted.h5).
+
+    For every network with this body of 8 filters, three components and the classes N, P, S. Raises UsageError that
+    names the first layer whose weights the file does not have, or not in that shape.
+    """
+    file = published.read(path)
+    for name, conv, norm in _published_names():
+        layer = model.get_layer(name)
+        kernel, *bias = [file.array(f"{conv}/{part.name}", name, tuple(part.shape)) for part in layer.weights]
+        if name == "in":
+            kernel = kernel[:, :, ::-1]  # the published input is E, N, Z; ours is Z, N, E
+        layer.set_weights([kernel, *bias])
+        if norm:
+            weights = model.get_layer(f"{name}_norm").weights
+            values = {part.name: file.array(f"{norm}/{part.name}", name, tuple(part.shape)) for part in weights}
+            if name == "in":  # a bias before a normalisation is a shift of its mean
+                values["moving_mean"] = values["moving_mean"] - file.arrays["input_conv/bias"]
+            model.get_layer(f"{name}_norm").set_weights([values[part.name] for part in weights])
+
+
+def _published_names() -> Iterator[tuple[str, str, str]]:
+    """Our convolutions, with the published layers of kernel and of normalisation; their levels count from one."""
+    yield "in", "input_conv", "input_bn"
+    for level in range(DEPTH):
+        yield f"down{level}", f"down_conv1_{level + 1}", f"down_bn1_{level + 1}"
+    for level in range(DEPTH - 1):
+        yield f"stride{level}", f"down_conv3_{level + 1}", f"down_bn3_{level + 1}"
+        yield f"up{level}", f"up_conv0_{level + 1}", f"up_bn0_{level + 1}"
+        yield f"join{level}", f"up_conv1_{level + 1}", f"up_bn1_{level + 1}"
+    yield "logits", "output_conv", ""
+
+
 def build(network: Network, components: int) -> keras.Model:
     """The network of a configuration."""
     return phasenet(components, len(PHASES), network.filters, network.dropout)
@@ -98,4 +134,4 @@ def serve(network: Network, components: int) -> Serving:
     )
 
 
-PHASENET = Architecture("picking", CITATION, build, serve, PHASE_PICKING)
+PHASENET = Architecture("picking", CITATION, build, serve, PHASE_PICKING, load_published)
