@@ -10,7 +10,7 @@ import msgspec
 
 from seisserve.errors import UsageError
 
-__all__ = ["Augmentation", "Config", "Data", "FineTune", "Network", "Schedule", "read"]
+__all__ = ["Augmentation", "Config", "Data", "FineTune", "Network", "Schedule", "Teacher", "read"]
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -125,6 +125,17 @@ class FineTune(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     keep: Share = 0.0
 
 
+class Teacher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Another picker, whose curves are learnt beside the labels.
+
+    bundle: relative to the configuration file. share: of its curves in what is learnt, the rest are the labels; where
+    those are not sure it is the teacher alone.
+    """
+
+    bundle: str
+    share: Share = 0.5
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that decides what `seisserve train` makes; the same configuration and data give the same weights."""
 
@@ -139,6 +150,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     network: Network = msgspec.field(default_factory=Network)
     schedule: Schedule = msgspec.field(default_factory=Schedule)
     fine_tune: FineTune | None = None
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         if not self.data.paths and self.data.synthetic_share < 1:

@@ -22,6 +22,7 @@ from seisserve_training.datasets import Dataset, LabelledTrace, of_split, read_r
 from seisserve_training.examples import Examples
 from seisserve_training.models import ARCHITECTURES
 from seisserve_training.tasks.task import Pair, Task
+from seisserve_training.teacher import teacher
 
 __all__ = ["History", "contract", "forget", "keras_transport", "load", "network", "train"]
 
@@ -72,7 +73,7 @@ def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: P
     """Train the network and return it with its best averaged weights; go on from the last checkpoint if there is one.
 
     folder: gets checkpoints, history.csv, history.png and, if asked for, tensorboard/. traces: labelled; splits train
-    and dev are used. root: the folder that a relative `fine_tune.init_from` begins at.
+    and dev are used. root: the folder that relative `fine_tune.init_from` and `teacher.bundle` begin at.
     """
     keras.utils.set_random_seed(config.schedule.seed)
     dev = of_split(traces, "dev")
@@ -82,6 +83,7 @@ def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: P
         fine_tuning.freeze(model, config.fine_tune.freeze)
         if not tf.train.latest_checkpoint(str(folder / "checkpoints")):
             tqdm.write(f"{config.fine_tune.init_from}: {fine_tuning.transfer(model, config, root)}")
+    teach = teacher(config, root)
     optimizer = keras.optimizers.Adam(config.schedule.learning_rate)
     optimizer.build(model.trainable_variables)
     average = [tf.Variable(weight, trainable=False) for weight in model.weights]
@@ -105,7 +107,7 @@ def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: P
     def step(waveform: tf.Tensor, target: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             output = model(waveform, training=True)
-            loss = learn.loss(output, target)
+            loss = learn.loss(output, teach(waveform, target))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.learning_rate.assign(rate)
         optimizer.apply(gradients, model.trainable_variables)

@@ -39,4 +39,13 @@ def cross_entropies(probability: Any, target: Any) -> Any:
     return tf.reduce_sum(mean * tf.constant(WEIGHTS))
 
 
-DETECTION_AND_PHASES = Task(pair, cross_entropies, phase_scores)
+def mix(target: Any, p: Any, s: Any, share: float) -> Any:
+    """Labels and a teacher's curves; where the labels are not sure, the teacher's alone. Detection stays as labelled.
+    target [n, samples, 6]."""
+    sure = target[..., 4:]
+    weight = share * sure + (1 - sure)
+    phases = (1 - weight) * target[..., 1:3] + weight * tf.stack([p, s], axis=-1)
+    return tf.concat([target[..., :1], phases, target[..., 3:4], tf.ones_like(sure)], axis=-1)
+
+
+DETECTION_AND_PHASES = Task(pair, cross_entropies, phase_scores, mix)

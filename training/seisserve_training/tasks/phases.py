@@ -40,4 +40,12 @@ def phase_scores(
     return {f"{phase}_f1": found.scores["all", phase, 0.5].f1 for phase in ("P", "S")}
 
 
-PHASE_PICKING = Task(pair, cross_entropy, phase_scores)
+def mix(target: Any, p: Any, s: Any, share: float) -> Any:
+    """Labels and a teacher's curves; where the labels are not sure, the teacher's alone. target [n, samples, 4]."""
+    sure = target[..., 3:]
+    taught = tf.stack([1 - p - s, p, s], axis=-1)
+    weight = share * sure + (1 - sure)
+    return tf.concat([(1 - weight) * target[..., :3] + weight * taught, tf.ones_like(sure)], axis=-1)
+
+
+PHASE_PICKING = Task(pair, cross_entropy, phase_scores, mix)

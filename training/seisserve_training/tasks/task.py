@@ -23,9 +23,11 @@ class Task(NamedTuple):
 
     pair: one training window and its target, from the pool of traces and a random generator; shapes are always the
     same. loss: scalar tensor from the model's output and a batch of targets. scores: named figures on the dev traces,
-    of a network behind a transport; their mean decides which epoch is kept (higher is better).
+    of a network behind a transport; their mean decides which epoch is kept (higher is better). mix: what is learnt of a
+    batch of targets, a teacher's curves of P and S [n, samples] and their share, where phases are learnt.
     """
 
     pair: Callable[[Examples, np.random.Generator], Pair]
     loss: Callable[[Any, Any], Any]
     scores: Callable[[Sequence[LabelledTrace], Manifest, Transport, Sequence[str]], dict[str, float]]
+    mix: Callable[[Any, Any, Any, float], Any] | None = None
