@@ -106,6 +106,9 @@ class _Worker:
                 self.ready = self.heard.recv()
             except EOFError:  # it has ended, which `look` will see
                 return False
+            for address in self.ready.http:  # a free port at first, and the same one when it is started again
+                listen = replace(self._settings.listen, rest_api_port=int(address.rpartition(":")[2]))
+                self._settings = replace(self._settings, listen=listen)
             return True
         return False
 

@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +21,12 @@ import grpc
 import pytest
 from client.small_bundles import repository
 from client.waveforms import part, record
+from serving.papers import Papers
 from serving.processes import Process
 from serving.small_models import eventually
 
-from seisserve import Client, UsageError
+from seisserve import Client, ServerError, UsageError
+from seisserve.access import Access
 from seisserve.proto import inference_wire_pb2 as v2
 from seisserve.proto import seismic_pb2 as seismic
 from seisserve.proto import tensorflow_serving_wire_pb2 as tfs
@@ -129,7 +133,10 @@ def test_models_are_not_changed_by_calls_that_reach_one_worker(folder: Path, ref
         server.models.lanes.close()
 
 
-def test_a_worker_that_dies_is_started_again_and_the_others_go_on(process: Process, folder: Path) -> None:
+def test_a_worker_that_dies_is_started_again_and_the_others_go_on(
+    process: Process, http: list[str], folder: Path
+) -> None:
+    """At the same ports, also those of HTTP that were free ones."""
     before = workers_of(process)
     assert len(before) == 2
     os.kill(before[0], signal.SIGKILL)
@@ -137,6 +144,37 @@ def test_a_worker_that_dies_is_started_again_and_the_others_go_on(process: Proce
     assert before[1] in workers_of(process)
     eventually(lambda: answers(process.address))
     assert picks_at(process.address) == repr(list(Client(repository=folder).pick(record(), model=MODEL)))
+    eventually(lambda: all(map(is_reached, http)))
+
+
+def is_reached(address: str) -> bool:
+    """Whether something answers HTTP there."""
+    try:
+        urllib.request.urlopen(f"http://{address}/healthz", timeout=30).close()
+    except urllib.error.URLError:
+        return False
+    return True
+
+
+def test_workers_speak_tls_alone(folder: Path, tmp_path: Path) -> None:
+    """All of them, over gRPC and HTTP."""
+    papers = Papers(tmp_path)
+    file = papers.file(tmp_path / "tls", papers.server)
+    with Process(str(folder), "--workers", "2", "--ssl_config_file", str(file)) as process:
+        assert process.stdout is not None
+        http = [process.stdout.readline().split()[-1] for _ in range(2)]
+        trusted = ssl.create_default_context(cadata=papers.good)
+        for address in http:
+            with urllib.request.urlopen(f"https://{address}/readyz", context=trusted, timeout=30) as answer:
+                assert answer.status == 200
+        access = Access(ca=str(tmp_path / "good.pem"))
+        for number in range(16):
+            with Client(process.address, access=access) as client:
+                assert list(client.pick(record(number), model=MODEL))
+        with Client(process.address) as client, pytest.raises(ServerError):
+            client.pick(record(), model=MODEL)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_a_session_survives_the_death_of_every_worker(process: Process, folder: Path) -> None:
