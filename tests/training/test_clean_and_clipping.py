@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_opening, gaussian_filter1d
 
+from seisserve.errors import UsageError
 from seisserve_training import augment
 from seisserve_training.clean import clean_event, onset_snr_db
 from seisserve_training.clipping import clipped
+from seisserve_training.config import Augmentation, Config, Data, Network
 from seisserve_training.datasets import LabelledTrace, Row
+from seisserve_training.examples import Examples
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from([1e-14, 1.0, 1e9])
@@ -148,3 +151,50 @@ def test_the_level_is_known_from_three_samples_or_two_of_two_and_then_every_samp
     assert found(0, 1, 1, 0, 1, 1, 0, 1, -1) == [0, 1, 1, 0, 1, 1, 0, 1, 0]
     assert found(0, 1, 1, 0, 1, 0, 1, -1) == [0] * 8
     assert found(1, 1, 0, -1, -1, 0, -1, -1) == [0, 0, 0, -1, -1, 0, -1, -1]
+
+
+def learnt(traces: list[LabelledTrace]) -> Examples:
+    """Windows of events as denoisers leave them, and of nothing else."""
+    switches = dict.fromkeys(("noise_windows", "channel_dropout", "rotate", "high_pass"), 0.0)
+    config = Config(
+        name="x", data=Data(paths=("made",)), network=Network(window_samples=1024),
+        augmentation=Augmentation(clean_events=1.0, **switches),
+    )  # fmt: skip
+    return Examples(traces, config)
+
+
+@given(seed=seeds)
+@settings(max_examples=20, deadline=None)
+def test_pickers_may_learn_from_events_as_denoisers_leave_them(seed: int) -> None:
+    strong = event(seed)._replace(s=P + 400)
+    window = learnt([event(strength=1.0), strong]).labelled_window(np.random.default_rng(seed))
+    time = np.arange(len(window.waveform))
+    for onset in window.p:
+        assert not window.waveform[time < onset - 51].any()
+        assert window.waveform[time > onset].any()
+    assert window.sure.all()
+    assert len(window.s) <= 1
+
+
+def test_what_was_not_labelled_is_not_learnt_there() -> None:
+    window = learnt([event()]).labelled_window(np.random.default_rng(1))
+    (onset,) = window.p
+    assert not window.sure[int(onset) + 100 :].any()
+    assert window.sure[: int(onset)].all()
+
+
+def test_hardly_any_noise_is_added_to_them() -> None:
+    hiss = event(noise=True)._replace(p=np.nan)
+    examples, share = learnt([event(), hiss]), []
+    for seed in range(20):
+        window = examples.labelled_window(np.random.default_rng(seed))
+        if window.p and window.p[0] > 200:
+            before = window.waveform[: int(window.p[0]) - 60]
+            share.append(float(np.abs(before).max() / np.abs(window.waveform).max()))
+    assert 0 < max(share) < 0.2
+    assert min(share) == 0
+
+
+def test_without_clean_events_that_is_said() -> None:
+    with pytest.raises(UsageError, match=r"augmentation\.clean_events"):
+        learnt([event(strength=1.0)]).labelled_window(np.random.default_rng(1))

@@ -14,7 +14,7 @@ from msgspec.structs import replace  # noqa: E402
 
 from seisserve.errors import BundleError, UsageError  # noqa: E402
 from seisserve_training import bundles, training  # noqa: E402
-from seisserve_training.config import Config, Data, Network, Schedule, Teacher  # noqa: E402
+from seisserve_training.config import Config, Data, FineTune, Network, Schedule, Teacher  # noqa: E402
 from seisserve_training.models import ARCHITECTURES  # noqa: E402
 from seisserve_training.teacher import teacher  # noqa: E402
 
@@ -91,6 +91,16 @@ def test_detection_stays_as_labelled(root: Path) -> None:
         wanted = np.where(sure, 0.75 * target[..., column] + 0.25 * curve, curve)
         np.testing.assert_allclose(mixed[..., column], wanted, atol=1e-6)
     assert (mixed[..., 4:] == 1).all()
+
+
+def test_the_card_names_who_taught_it_and_what_it_began_from() -> None:
+    begun = FineTune(init_from="../../weights/phasenet/model.h5", keep=0.25)
+    config = replace(tiny(), fine_tune=begun, teacher=Teacher(bundle="../models/onset/1", share=0.4))
+    assert bundles.note(config) == (
+        "Begun from the weights of phasenet/model.h5, of which 25% is kept; taught by onset/1, whose curves are 40% of "
+        "its targets"
+    )
+    assert bundles.note(tiny(share=None)) == ""
 
 
 def test_without_a_teacher_targets_stay_as_they_are() -> None:

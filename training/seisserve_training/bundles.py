@@ -52,6 +52,7 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
         seed=schedule.seed,
         code_version=__version__,
         windows_seen=schedule.epochs * schedule.steps_per_epoch * schedule.batch_size,
+        note=note(config),
     )
     manifest = msgspec.structs.replace(manifest, artifacts={"saved_model": saved_model(folder)}, training=training)
     manifests.write(folder, manifest)
@@ -75,6 +76,25 @@ def save(model: keras.Model, manifest: Manifest, folder: Path) -> None:
     if manifest.fragment_windows:
         signatures["fragment"] = signature(None)
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def note(config: Config) -> str:
+    """What else it has learnt from than data, for the card."""
+    found = []
+    if config.fine_tune is not None:
+        kept = f", of which {config.fine_tune.keep:.0%} is kept" if config.fine_tune.keep else ""
+        found.append(f"begun from the weights of {_named(config.fine_tune.init_from)}{kept}")
+    if config.teacher is not None:
+        found.append(
+            f"taught by {_named(config.teacher.bundle)}, whose curves are {config.teacher.share:.0%} of its targets"
+        )
+    text = "; ".join(found)
+    return text[:1].upper() + text[1:]
+
+
+def _named(path: str) -> str:
+    """A file or bundle without the folders that it lies in here."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def choose_labels(

@@ -49,7 +49,8 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     shift: windows lie at random about their event; without it the first onset is always at the same place of the
     window. precomputed_shifts: each trace has that many windows, drawn once from the seed, in place of ever new ones
-    (0). stretch: largest change of speed (log).
+    (0). stretch: largest change of speed (log). clean_events: of high SNR, as denoisers leave them: zero before P and
+    with hardly any noise, so that pickers know such waveforms too.
     """
 
     shift: bool = True
@@ -64,6 +65,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     rotate: Share = 0.5
     high_pass: Share = 0.2
     scale_amplitude: Share = 0.0
+    clean_events: Share = 0.0
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

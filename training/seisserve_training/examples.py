@@ -24,6 +24,7 @@ KEPT_TRACES = 2048  # of events and of noise each are kept in memory where wavef
 AROUND_LABELS_S = 4.0  # of an incompletely labelled trace, that much about its labels is sure
 SYNTHETIC_S = 20.0  # at least that long are synthetic records, however short the window
 RECORDED, SYNTHETIC, NOISE = 10, 11, 12  # kinds of traces, whose fixed windows have random generators of their own
+SOME_NOISE, LITTLE_NOISE = 0.5, 30.0  # how often what a denoiser leaves has noise, and the least ratio of onsets to it
 AFTER_P_S, BEFORE_S_S = 0.5, 0.5  # an unlabelled S may follow that soon after P, an unlabelled P precede S
 
 
@@ -64,6 +65,8 @@ class Examples:
             example = self.noise_window(rng)
             if rng.random() < switch.false_positive_noise_on_noise:
                 example = augment.false_positive_noise(example, rng, self.rate)
+        elif switch.clean_events and rng.random() < switch.clean_events:
+            example = self.denoised_window(rng)
         else:
             example = self.event_window(rng)
             if rng.random() < switch.stack_events:
@@ -98,6 +101,30 @@ class Examples:
         example = pool[rng.integers(len(pool))]
         example = augment.shift(example, rng, self.config.network.window_samples, self.config.augmentation.stretch)
         return self._instrument(example, rng)
+
+    def denoised_window(self, rng: np.random.Generator) -> Example:
+        """A labelled event as a denoiser leaves it, somewhere in a window: alone, or with a little noise."""
+        if not self.denoised:
+            raise UsageError(
+                "the data has no event with a high signal-to-noise ratio: set augmentation.clean_events to 0"
+            )
+        example = self.denoised[int(rng.integers(len(self.denoised)))]
+        example = augment.shift(example, rng, self.config.network.window_samples, self.config.augmentation.stretch)
+        example = self._instrument(example, rng)
+        if self.noise and rng.random() < SOME_NOISE:
+            noise = self.noise_window(rng).waveform
+            example = augment.superpose_noise(example, noise, rng, self.rate, lowest_snr=LITTLE_NOISE)
+        return example
+
+    @cached_property
+    def denoised(self) -> list[Example]:
+        """Recorded events without noise, with both their labels, found when first asked for."""
+        found = []
+        for trace in self.traces:
+            event = clean_event(trace, self.rate)
+            if event is not None and self.config.data.weights.get(trace.row.quality, 1.0) > 0:
+                found.append(self._example(trace)._replace(waveform=event.T))
+        return found
 
     @cached_property
     def clean(self) -> tuple[list[Example], list[Example]]:
