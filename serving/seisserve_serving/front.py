@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # of responses.
 Method = Callable[[Any, Call], Any]
 Methods = Mapping[str, tuple[Method, Any, Any]]
+Quick = Mapping[str, tuple[Method, Any, Any, Callable[[Any], int]]]
 REQUEST_ID = "x-request-id"
 MOST_CHARACTERS = 128  # of a caller's request id
 LARGE = 128 << 10  # bytes of a request that the event loop does not work on itself: others would wait for it
@@ -135,18 +136,18 @@ class Front:
             self._tell(arrival, call, begin, failure)
 
     def service(
-        self, name: str, pool: Executor, unary: Methods, streams: Methods | None = None, quick: Methods | None = None
+        self, name: str, pool: Executor, unary: Methods, streams: Methods | None = None, quick: Quick | None = None
     ) -> grpc.GenericRpcHandler:
         """A service of gRPC's asyncio server. Requests are decoded here: a malformed one is answered with a reason.
 
         pool: threads for methods that block. streams: methods of an iterator of requests that give one of responses.
-        quick: methods that give a `Later` without waiting.
+        quick: methods that give a `Later` without waiting, and how many bytes a request stands for beside its own.
         """
         path = f"/{name}/"
         handlers = {path + method: self._unary(path + method, pool, *parts[:2]) for method, parts in unary.items()}
         handlers |= {path + method: self._stream(path + method, pool, *parts[:2])
                      for method, parts in (streams or {}).items()}  # fmt: skip
-        handlers |= {path + method: self._quick(path + method, pool, *parts[:2])
+        handlers |= {path + method: self._quick(path + method, pool, parts[0], parts[1], parts[3])
                      for method, parts in (quick or {}).items()}  # fmt: skip
         return _Service(handlers, {path + method for method in streams or {}}, self.admission, self._turn_away)
 
@@ -218,16 +219,24 @@ class Front:
 
         return self._attended(name, functools.partial(_on_pool, pool, work))
 
-    def _quick(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
+    def _quick(
+        self, name: str, pool: Executor, method: Method, request_type: Any, beside: Callable[[Any], int]
+    ) -> grpc.RpcMethodHandler:
         """A method that gives a `Later`: on the event loop itself; on a thread of the pool if the request is large."""
 
+        def answer(request: Any, call: Call) -> bytes:
+            return _encoded(method(request, call).result(), call)
+
         def work(body: bytes, call: Call) -> bytes:
-            return _encoded(method(_decoded(request_type, body, call), call).result(), call)
+            return answer(_decoded(request_type, body, call), call)
 
         async def working(body: bytes, call: Call) -> bytes:
             if len(body) > LARGE:
                 return await _on_pool(pool, work, body, call)
-            return _encoded(await method(_decoded(request_type, body, call), call).done(), call)
+            request = _decoded(request_type, body, call)
+            if beside(request) > LARGE:
+                return await _on_pool(pool, answer, request, call)
+            return _encoded(await method(request, call).done(), call)
 
         return self._attended(name, working)
 
@@ -311,9 +320,9 @@ class _Service(grpc.GenericRpcHandler):
         return handler
 
 
-async def _on_pool(pool: Executor, work: Callable[[bytes, Call], bytes], body: bytes, call: Call) -> bytes:
+async def _on_pool(pool: Executor, work: Callable[[Any, Call], bytes], what: Any, call: Call) -> bytes:
     """The work, on a thread of the pool."""
-    return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, body, call), call)
+    return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, what, call), call)
 
 
 async def _unless_gone(working: asyncio.Future[Made], call: Call) -> Made:

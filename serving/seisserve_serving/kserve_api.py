@@ -20,12 +20,12 @@ from seisserve.proto import inference_wire_pb2 as wire
 from seisserve.tensors import from_bytes, from_values, size_of
 from seisserve_serving.calls import Call
 from seisserve_serving.errors import NotReady, Unavailable, Unsupported
-from seisserve_serving.front import Methods
+from seisserve_serving.front import Methods, Quick
 from seisserve_serving.lanes import Later
 from seisserve_serving.models import Models, Served, State, VersionState
 from seisserve_serving.predict import predict
 from seisserve_serving.repository import Repository
-from seisserve_serving.shared_memory import NOTHING_SHARED, REGION, Memory, Regions
+from seisserve_serving.shared_memory import NOTHING_SHARED, REGION, Memory, Regions, shared_bytes
 from seisserve_serving.signatures import DEFAULT, Signature, TensorSpec
 
 __all__ = ["INFERENCE_SERVICE", "services"]
@@ -52,7 +52,7 @@ INDEX_STATES = {
 }  # fmt: skip
 
 
-def quick(models: Models, regions: Regions | None = None) -> dict[str, Methods]:
+def quick(models: Models, regions: Regions | None = None) -> dict[str, Quick]:
     """The methods that give a `Later` in place of a response, by the service's name. regions: of shared memory, if
     callers may use that."""
 
@@ -68,7 +68,8 @@ def quick(models: Models, regions: Regions | None = None) -> dict[str, Methods]:
         later = predict(served, inputs, signature.key, only, call)
         return later.then(lambda outputs: answer(request, served, outputs, memory))
 
-    return {INFERENCE_SERVICE: {"ModelInfer": (infer_later, wire.ModelInferRequest, wire.ModelInferResponse)}}
+    beside = (lambda request: 0) if regions is None else shared_bytes
+    return {INFERENCE_SERVICE: {"ModelInfer": (infer_later, wire.ModelInferRequest, wire.ModelInferResponse, beside)}}
 
 
 def services(models: Models, regions: Regions | None = None) -> dict[str, Methods]:

@@ -23,7 +23,7 @@ from seisserve.proto import inference_wire_pb2 as wire
 from seisserve_serving.calls import Call
 from seisserve_serving.errors import Overloaded, PermissionDenied
 
-__all__ = ["NOTHING_SHARED", "REGION", "Memory", "Regions"]
+__all__ = ["NOTHING_SHARED", "REGION", "Memory", "Regions", "shared_bytes"]
 
 FOLDER = Path("/dev/shm")  # where Linux keeps the segments
 REGION, OFFSET, SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
@@ -170,6 +170,12 @@ class Memory(NamedTuple):
 
 
 NOTHING_SHARED = Memory(None, Call())
+
+
+def shared_bytes(request: wire.ModelInferRequest) -> int:
+    """How many bytes a request reads and writes there."""
+    places = [tensor.parameters for tensor in request.inputs] + [tensor.parameters for tensor in request.outputs]
+    return sum(place[SIZE].int64_param for place in places if REGION in place and SIZE in place)
 
 
 def _place(parameters: Parameters, what: str) -> _Place:

@@ -14,7 +14,7 @@ from seisserve.tensors import shape_proto, to_array, to_proto, type_of
 from seisserve_serving import classify
 from seisserve_serving.calls import Call
 from seisserve_serving.errors import NotReady, Unsupported
-from seisserve_serving.front import Methods
+from seisserve_serving.front import Methods, Quick
 from seisserve_serving.lanes import Later
 from seisserve_serving.models import Models, Served, State
 from seisserve_serving.predict import predict
@@ -28,7 +28,7 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 STATES: dict[State, Any] = {state: wire.ModelVersionStatus.State.Value(state.name) for state in State}
 
 
-def quick(models: Models) -> dict[str, Methods]:
+def quick(models: Models) -> dict[str, Quick]:
     """The methods that give a `Later` in place of a response, by the service's name."""
 
     def predict_later(request: wire.PredictRequest, call: Call) -> Later[wire.PredictResponse]:
@@ -44,7 +44,9 @@ def quick(models: Models) -> dict[str, Methods]:
         inputs = arrays(request.inputs, signature)
         return predict(served, inputs, signature.key, request.output_filter, call).then(answer)
 
-    return {PREDICTION_SERVICE: {"Predict": (predict_later, wire.PredictRequest, wire.PredictResponse)}}
+    return {
+        PREDICTION_SERVICE: {"Predict": (predict_later, wire.PredictRequest, wire.PredictResponse, lambda request: 0)}
+    }
 
 
 def services(models: Models) -> dict[str, Methods]:
