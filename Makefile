@@ -36,8 +36,8 @@ PICKING ?= onset phasenet eqtransformer basicphaseae gpd deepphasepick
 DETECTION ?= eqtransformer cred
 DENOISING ?= deepdenoiser dncnn
 RECOVERY ?= recovery
-# onset first: it teaches another
-MODELS = onset $(filter-out onset,$(sort $(PICKING) $(DETECTION) $(DENOISING) $(RECOVERY)))
+# onset before the others: it teaches eqtransformer
+MODELS = $(filter onset,$(PICKING)) $(filter-out onset,$(sort $(PICKING) $(DETECTION) $(DENOISING) $(RECOVERY)))
 models: setup
 	for model in $(MODELS); do \
 	  $(BIN)/seisserve train configs/$$model.toml -o runs/$$model && \

@@ -69,6 +69,7 @@ class Call:
         self.windows = 0  # asked for
         self.rights: Rights | None = None
         self.spent: dict[str, float] = {}  # seconds by stage: decode, queue, compute, encode
+        self.holds: Callable[[int], None] | None = None  # who hears of how many bytes of it are at work
         self.counted: Callable[[Call, Counted, float, str], None] | None = None  # who hears of what it counts
         self._then: Callable[[], None] | None = None
 

@@ -183,6 +183,7 @@ class Front:
             arrival = arrival._replace(size=len(body))
             if turn is not None:
                 turn.read(len(body))
+                call.holds = turn.hold
             self.admission.enter(call.priority, call.client)
             try:
                 answer = await work(body, call)
@@ -234,7 +235,9 @@ class Front:
             if len(body) > LARGE:
                 return await _on_pool(pool, work, body, call)
             request = _decoded(request_type, body, call)
-            if beside(request) > LARGE:
+            if (elsewhere := beside(request)) > LARGE:
+                if call.holds is not None:
+                    call.holds(len(body) + elsewhere)
                 return await _on_pool(pool, answer, request, call)
             return _encoded(await method(request, call).done(), call)
 

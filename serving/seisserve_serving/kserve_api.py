@@ -59,12 +59,12 @@ def quick(models: Models, regions: Regions | None = None) -> dict[str, Quick]:
     def infer_later(request: wire.ModelInferRequest, call: Call) -> Later[wire.ModelInferResponse]:
         served = find(models, request.model_name, request.model_version, "model_").of(call)
         memory = Memory(regions, call)
-        check_parameters(request, memory)
+        check_parameters(request)
+        memory.check(request)
         signature = usual(served)
         inputs = arrays(request, signature, memory)
         only = [output.name for output in request.outputs]
         signature.check_outputs(only, "output")
-        memory.check(request.outputs)
         later = predict(served, inputs, signature.key, only, call)
         return later.then(lambda outputs: answer(request, served, outputs, memory))
 
@@ -218,14 +218,13 @@ def datatype(dtype: np.dtype[Any]) -> str:
     return OF_NUMPY[dtype.newbyteorder("<")]
 
 
-def check_parameters(request: wire.ModelInferRequest, memory: Memory = NOTHING_SHARED) -> None:
+def check_parameters(request: wire.ModelInferRequest) -> None:
     """Raises UsageError for a parameter that asks for another answer than the one that will come."""
-    refused = REFUSED | {REGION} if memory.regions is None else REFUSED
     places = [("", request.parameters)]
     places += [(f"input {tensor.name!r}: ", tensor.parameters) for tensor in request.inputs]
     places += [(f"output {tensor.name!r}: ", tensor.parameters) for tensor in request.outputs]
     for place, parameters in places:
-        for name in sorted(refused.intersection(parameters)):
+        for name in sorted((REFUSED if place else REFUSED | {REGION}).intersection(parameters)):
             raise UsageError(f"{place}parameter {name!r} is not supported")
 
 

@@ -11,7 +11,8 @@ import os
 import stat
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ __all__ = ["NOTHING_SHARED", "REGION", "Memory", "Regions", "shared_bytes"]
 
 FOLDER = Path("/dev/shm")  # where Linux keeps the segments
 REGION, OFFSET, SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
-MOST_REGIONS = 1024  # each holds a file open
+MOST_REGIONS = 128  # each holds a file open
 LOCAL = ("unix:", "ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D")
 Parameters = Mapping[str, wire.InferParameter]
 
@@ -76,18 +77,20 @@ class Regions:
             if (call.user, name) in self._regions:
                 raise UsageError(f"name is {name!r}; it is registered already: unregister it first, or take another")
             if len(self._regions) >= MOST_REGIONS:
-                raise Overloaded(f"{MOST_REGIONS} regions are registered, and more are not held", None)
+                raise Overloaded(f"{MOST_REGIONS} regions are registered, and no more are held: unregister some", None)
             self._regions[call.user, name] = region
 
     def unregister(self, name: str, call: Call) -> None:
-        """Forget a region, or with an empty name all; one that is not there is none too many."""
+        """Forget a region, or with an empty name all; one that is not there does no harm. Raises PermissionDenied."""
+        _check_local(call)
         with self._lock:
             for user, other in list(self._regions):
                 if user == call.user and name in ("", other):
                     del self._regions[user, other]
 
     def status(self, name: str, call: Call) -> wire.SystemSharedMemoryStatusResponse:
-        """The region of that name, or all. Raises UsageError if it is not there."""
+        """The region of that name, or all. Raises UsageError if it is not there, PermissionDenied."""
+        _check_local(call)
         if name:
             self.find(name, "name", call)
         with self._lock:
@@ -127,11 +130,17 @@ class Memory(NamedTuple):
             raise UsageError(f"{what}: {region.key!r} has been cut short; {size - len(content)} bytes are missing")
         return content
 
-    def check(self, outputs: Iterable[wire.ModelInferRequest.InferRequestedOutputTensor]) -> None:
-        """Before anything is computed: that the places exist where outputs are wanted."""
-        for output in outputs:
+    def check(self, request: wire.ModelInferRequest) -> None:
+        """Before anything is read or computed: that all places exist, and no output is wanted at two."""
+        for tensor in request.inputs:
+            if REGION in tensor.parameters:
+                self._reach(tensor.parameters, f"input {tensor.name!r}")
+        wanted = Counter(output.name for output in request.outputs)
+        for output in request.outputs:
             if REGION in output.parameters:
                 self._reach(output.parameters, f"output {output.name!r}")
+                if wanted[output.name] > 1:
+                    raise UsageError(f"output {output.name!r} is there twice")
 
     def write(
         self, array: NDArray[Any], tensor: wire.ModelInferResponse.InferOutputTensor, parameters: Parameters
@@ -142,12 +151,13 @@ class Memory(NamedTuple):
         content: Any = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         if content.nbytes > size:
             raise UsageError(f"{what}: {SIZE} is {size}; the output has {content.nbytes} bytes")
+        missing = begin + content.nbytes - os.fstat(region.file).st_size
+        if missing > 0:  # written all the same, it would grow, where its owner does not look
+            raise UsageError(f"{what}: {region.key!r} has been cut short; {missing} bytes are missing")
         try:
-            written = os.pwrite(region.file, content, begin)
-        except OSError as error:  # no memory is left for a segment that was cut short
+            os.pwrite(region.file, content, begin)
+        except OSError as error:  # the system has no memory left
             raise UsageError(f"{what}: {region.key!r} cannot be written: {error.strerror}") from error
-        if written < content.nbytes:
-            raise UsageError(f"{what}: {region.key!r} took {written} of {content.nbytes} bytes")
         for name in (REGION, OFFSET, SIZE):
             if name in parameters:
                 tensor.parameters[name].CopyFrom(parameters[name])
@@ -175,7 +185,7 @@ NOTHING_SHARED = Memory(None, Call())
 def shared_bytes(request: wire.ModelInferRequest) -> int:
     """How many bytes a request reads and writes there."""
     places = [tensor.parameters for tensor in request.inputs] + [tensor.parameters for tensor in request.outputs]
-    return sum(place[SIZE].int64_param for place in places if REGION in place and SIZE in place)
+    return sum(max(place[SIZE].int64_param, 0) for place in places if REGION in place and SIZE in place)
 
 
 def _place(parameters: Parameters, what: str) -> _Place:

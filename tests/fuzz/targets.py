@@ -542,6 +542,16 @@ def _call_http(http: httpx.Client, route: Route) -> Target:
 # --- All together
 
 
+class _Regions(Regions):
+    """One region is always there: requests that were spoilt unregister all now and then."""
+
+    def unregister(self, name: str, call: Call) -> None:
+        """All but that one."""
+        super().unregister(name, call)
+        if name in ("", "there") and call.peer == HERE:
+            self.register("there", SEGMENT.name, 8, 1 << 18, call)
+
+
 @contextmanager
 def site(folder: Path, loopback: bool = True) -> Iterator[Site]:
     """A server of small models, all its methods as targets; some change what is served, so they have models of their
@@ -554,8 +564,8 @@ def site(folder: Path, loopback: bool = True) -> Iterator[Site]:
         front = Front()
         sessions = Sessions(models, Bounds(sessions=1 << 20, resume_s=0.0, waiting_samples=MOST_SAMPLES))
         makers = _makers(folder / "changing")
-        regions = Regions(8 << 20)
-        regions.register("there", SEGMENT.name, 8, 1 << 18, Call(peer=HERE))
+        regions = _Regions(8 << 20)
+        regions.unregister("", Call(peer=HERE))
         services = {
             **tensorflow_api.services(models),
             **kserve_api.services(models, regions),

@@ -14,7 +14,9 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.utils.shared_memory as shm
+from fuzz.targets import add_onnx_texts
 from numpy.typing import NDArray
+from serving.small_models import HOW
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
@@ -22,7 +24,9 @@ from seisserve.errors import SeisserveError, UsageError
 from seisserve_serving import shared_memory
 from seisserve_serving.calls import Call
 from seisserve_serving.errors import Overloaded, PermissionDenied
+from seisserve_serving.lanes import Batching, Lanes
 from seisserve_serving.models import Models
+from seisserve_serving.repository import Repository, Source
 from seisserve_serving.server import Server
 from seisserve_serving.shared_memory import Regions
 
@@ -231,6 +235,18 @@ def with_raw() -> Any:
     return request
 
 
+def twice() -> Any:
+    request = placed("output", region="there", byte_size=36864)
+    request.outputs.add(name="probability")
+    return request
+
+
+def whole() -> Any:
+    request = placed(region="there", byte_size=36864)
+    request.parameters["shared_memory_region"].string_param = "there"
+    return request
+
+
 PLACES = [
     ("unknown", placed(region="x", byte_size=9), "input 'waveform': shared_memory_region is 'x'; no such region"),
     ("no name", placed(region="", byte_size=9), "shared_memory_region is ''; no such region"),
@@ -246,6 +262,8 @@ PLACES = [
     ("contents too", with_contents(), "contents must be absent where there is shared_memory_region"),
     ("raw too", with_raw(), "raw_input_contents has 1 entries for 0 inputs"),
     ("no place for an output", placed("output", region="x", byte_size=36864), "output 'probability': shared_memo"),
+    ("an output twice", twice(), "output 'probability' is there twice"),
+    ("of the whole request", whole(), "parameter 'shared_memory_region' is not supported"),
     ("too small a place", placed("output", region="there", byte_size=36860), "the output has 36864 bytes"),
 ]  # fmt: skip
 
@@ -267,11 +285,71 @@ def test_a_segment_that_is_cut_short_is_an_error_and_no_more(
     with segment(40_000) as made:
         client.register_system_shared_memory("short", name_of(made), 40_000)
         os.truncate(path_of(made), 20_000)
-        code, message = refused(stub.ModelInfer, placed(region="short", byte_size=36864))
-        assert (code, "has been cut short; 16864 bytes are missing" in message) == (INVALID, True), message
+        for kind in ("input", "output"):
+            code, message = refused(stub.ModelInfer, placed(kind, region="short", byte_size=36864))
+            assert (code, "has been cut short; 16864 bytes are missing" in message) == (INVALID, True), message
+        assert path_of(made).stat().st_size == 20_000
         os.truncate(path_of(made), 40_000)
         client.unregister_system_shared_memory("short")
     assert client.infer("phasenet", [given(windows[:1])]).as_numpy("probability") is not None
+
+
+def test_the_bytes_of_a_call_are_those_that_it_reads_and_writes() -> None:
+    request = placed(region="there", byte_size=200 << 20)
+    request.outputs.add().CopyFrom(placed("output", region="there", byte_size=-(200 << 20)).outputs[0])
+    assert shared_memory.shared_bytes(request) == 200 << 20
+    assert shared_memory.shared_bytes(service_pb2.ModelInferRequest()) == 0
+
+
+def test_large_archive_calls_take_turns_there_too(
+    client: InferenceServerClient, sharing: Server, windows: Array
+) -> None:
+    """They count with what they read and write, not with the few bytes that say where it is."""
+    held: list[int] = []
+    turns = sharing._front._turns
+    hold = turns.hold
+
+    def noted(more: int) -> None:
+        hold(more)
+        held.append(turns._held)
+
+    with segment(2 * windows[:40].nbytes) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "hold", noted)
+        client.register_system_shared_memory("turn", name_of(made), 2 * windows[:40].nbytes)
+        shm.set_shared_memory_region(made, [windows[:40]])
+        wanted = InferRequestedOutput("probability")
+        wanted.set_shared_memory("turn", windows[:40].nbytes, windows[:40].nbytes)
+        tensor = given(windows[:40], "turn")
+        client.infer("phasenet", [tensor], outputs=[wanted], headers={"seisserve-priority": "archive"})
+        client.unregister_system_shared_memory("turn")
+    assert max(held) >= 2 * windows[:40].nbytes
+    assert held[-1] == 0
+
+
+def test_one_of_two_outputs_may_be_there(tmp_path: Path) -> None:
+    """The other is sent, at its place; texts go too."""
+    base = tmp_path / "texts"
+    add_onnx_texts(base, 1)
+    models = Models(Lanes(1))
+    Repository(models, HOW._replace(batching=Batching()), Source(tmp_path, True)).wait()
+    server = Server(models, port=0, shared_memory=True)
+    server.start()
+    try:
+        with InferenceServerClient(server.address) as client, segment(100) as made:
+            client.register_system_shared_memory("texts", name_of(made), 100)
+            inputs = []
+            for name, text in (("a", b"north"), ("b", b"east")):
+                inputs.append(InferInput(name, [1, 1], "BYTES"))
+                inputs[-1].set_data_from_numpy(np.array([[text]], object))
+            first = InferRequestedOutput("x")
+            first.set_shared_memory("texts", 50, 10)
+            found = client.infer("texts", inputs, outputs=[first, InferRequestedOutput("y")])
+            assert found.as_numpy("y").tolist() == [[b"east"]]
+            assert bytes(made._mpsm_handle.buf[10:19]) == b"\5\0\0\0north"
+    finally:
+        server.stop(1)
+        models.close()
+        models.lanes.close()
 
 
 def test_regions_belong_to_the_token_that_registered_them() -> None:
@@ -294,9 +372,19 @@ def test_callers_on_this_machine_may_register(peer: str) -> None:
 
 
 @pytest.mark.parametrize("peer", ["ipv4:10.0.0.1:4", "ipv6:%5B2001:db8::1%5D:4", "ipv4:128.127.0.1:4", ""])
-def test_callers_from_elsewhere_may_not(peer: str) -> None:
-    with segment(100) as made, pytest.raises(PermissionDenied, match="on the same machine"):
-        Regions(LARGEST).register("region", name_of(made), 0, 100, Call(peer=peer))
+def test_callers_from_elsewhere_may_do_nothing(peer: str) -> None:
+    regions, there = Regions(LARGEST), Call(peer=peer)
+    with segment(100) as made:
+        regions.register("region", name_of(made), 0, 100, HERE)
+        for call in (
+            lambda: regions.register("more", name_of(made), 0, 100, there),
+            lambda: regions.unregister("", there),
+            lambda: regions.status("", there),
+            lambda: regions.find("region", "name", there),
+        ):
+            with pytest.raises(PermissionDenied, match="on the same machine"):
+                call()
+        assert list(regions.status("", HERE).regions) == ["region"]
 
 
 def test_only_so_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:

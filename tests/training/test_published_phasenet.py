@@ -56,7 +56,7 @@ def test_every_layer_has_its_weights(learnt: keras.Model, tmp_path: Path, build:
 
 def test_what_does_not_fit_is_named(learnt: keras.Model, tmp_path: Path) -> None:
     path = published_file(tmp_path / "model.h5", learnt)
-    with pytest.raises(UsageError, match=r"for 'in' input_conv/kernel should be \[1, 7, 3, 4\].* \[1, 7, 3, 8\]"):
+    with pytest.raises(UsageError, match=r"for 'in' input_conv/kernel should be \[1, 7, 3, 4\].* \[7, 1, 3, 8\]"):
         load_published(phasenet(filters=4), path)
     with h5py.File(path, "a") as file:
         del file["model_weights/up_bn0_2/up_bn0_2/gamma:0"]

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 tf = pytest.importorskip("tensorflow")
 
+from seisserve.errors import UsageError  # noqa: E402
 from seisserve_training import training  # noqa: E402
 from seisserve_training.commands import train  # noqa: E402
 from seisserve_training.config import Augmentation, Config, Data, Network, Schedule  # noqa: E402
@@ -149,3 +150,11 @@ def test_balance_by_class_and_by_magnitude_or_snr() -> None:
     assert weights[:9].sum() == pytest.approx(weights[9])
     np.testing.assert_allclose(weights[10:], 1)
     assert balance(rows, "snr").tolist() == [1] * 14
+
+
+def test_sources_are_left_out_of_train_and_dev(folder: Path) -> None:
+    config = Config(name="x", data=Data(paths=("made",)))
+    (source,) = {trace.row.source for trace in training.load(config, folder)}
+    assert not training.load(msgspec.structs.replace(config, data=Data(paths=("made",), without=(source,))), folder)
+    with pytest.raises(UsageError, match=r"data\.without: elsewhere is no source of made"):
+        training.load(msgspec.structs.replace(config, data=Data(paths=("made",), without=("elsewhere",))), folder)

@@ -26,16 +26,18 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What to learn from.
 
     paths: data set folders in SeisBench's format, relative to the configuration file. weights: how often a trace of a
-    label quality is drawn (1 if not listed; 0 leaves it out). label_shift_s: seconds added to the onsets of a source
-    that is known to label early or late. incomplete: label qualities whose traces hold arrivals that nobody labelled:
-    only the surroundings of their labels are learnt from. balance: draw traces so that all kinds of them come equally
-    often: "class" (P only, S only, both labelled), "magnitude" (SNR where there is none) or "snr". synthetic_share:
-    windows made from synthetic events, of which `synthetic_events` are made at the start. in_memory: whether waveforms
-    are read once, or when they are wanted; "auto" reads what is under 4 GB once.
+    label quality is drawn (1 if not listed; 0 never). without: sources that are left out, of dev too. label_shift_s:
+    seconds added to the onsets of a source that is known to label early or late. incomplete: label qualities whose
+    traces hold arrivals that nobody labelled: only the surroundings of their labels are learnt from. balance: draw
+    traces so that all kinds of them come equally often: "class" (P only, S only, both labelled), "magnitude" (SNR where
+    there is none) or "snr". synthetic_share: windows made from synthetic events, of which `synthetic_events` are made
+    at the start. in_memory: whether waveforms are read once, or when they are wanted; "auto" reads what is under 4 GB
+    once.
     """
 
     paths: tuple[str, ...] = ()
     weights: dict[str, float] = {}
+    without: tuple[str, ...] = ()
     label_shift_s: dict[str, dict[str, float]] = {}
     incomplete: tuple[str, ...] = ()
     balance: Literal["none", "class", "magnitude", "snr"] = "none"

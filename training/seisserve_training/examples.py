@@ -103,7 +103,7 @@ class Examples:
         return self._instrument(example, rng)
 
     def denoised_window(self, rng: np.random.Generator) -> Example:
-        """A labelled event as a denoiser leaves it, somewhere in a window: alone, or with a little noise."""
+        """A labelled event as a denoiser leaves it, somewhere in a window: alone, or with noise far below onsets."""
         if not self.denoised:
             raise UsageError(
                 "the data has no event with a high signal-to-noise ratio: set augmentation.clean_events to 0"
@@ -118,7 +118,7 @@ class Examples:
 
     @cached_property
     def denoised(self) -> list[Example]:
-        """Recorded events without noise, with both their labels, found when first asked for."""
+        """Recorded events without noise, with their labels, found when first asked for."""
         found = []
         for trace in self.traces:
             event = clean_event(trace, self.rate)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from seisserve.errors import UsageError
 from seisserve.manifest import Label, Manifest, Tensor
 from seisserve.transport import FakeTransport
 from seisserve_training import fine_tuning
@@ -105,9 +106,10 @@ def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: P
 
     @tf.function
     def step(waveform: tf.Tensor, target: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        target = teach(waveform, target)
         with tf.GradientTape() as tape:
             output = model(waveform, training=True)
-            loss = learn.loss(output, teach(waveform, target))
+            loss = learn.loss(output, target)
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.learning_rate.assign(rate)
         optimizer.apply(gradients, model.trainable_variables)
@@ -152,9 +154,14 @@ def train(config: Config, folder: Path, traces: Sequence[LabelledTrace], root: P
 
 
 def load(config: Config, data_root: Path) -> Sequence[LabelledTrace]:
-    """All traces of the train and dev splits that the configuration names, in memory or not (`data.in_memory`)."""
+    """All traces of the train and dev splits that the configuration names, in memory or not (`data.in_memory`).
+
+    Raises UsageError if a source that is to be left out is not there.
+    """
     rows = [row for path in config.data.paths for row in read_rows((data_root / path).resolve())]
-    rows = [row for row in rows if row.split != "test"]
+    if unknown := sorted(set(config.data.without) - {row.source for row in rows}):
+        raise UsageError(f"data.without: {', '.join(unknown)} is no source of {', '.join(config.data.paths)}")
+    rows = [row for row in rows if row.split != "test" and row.source not in config.data.without]
     data = Dataset(rows, config.sampling_rate_hz, config.components)
     in_memory = config.data.in_memory
     if in_memory is False or (in_memory == "auto" and data.size_bytes > IN_MEMORY_BYTES):

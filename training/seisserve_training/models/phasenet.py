@@ -101,7 +101,7 @@ def load_published(model: keras.Model, path: Path) -> None:
             weights = model.get_layer(f"{name}_norm").weights
             values = {part.name: file.array(f"{norm}/{part.name}", name, tuple(part.shape)) for part in weights}
             if name == "in":  # a bias before a normalisation is a shift of its mean
-                values["moving_mean"] = values["moving_mean"] - file.arrays["input_conv/bias"]
+                values["moving_mean"] = values["moving_mean"] - file.array("input_conv/bias", name, kernel.shape[-1:])
             model.get_layer(f"{name}_norm").set_weights([values[part.name] for part in weights])
 
 

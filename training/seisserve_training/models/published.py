@@ -28,11 +28,11 @@ class Published(NamedTuple):
         The kernel of a one-dimensional convolution, or of one of width one, becomes one of height one.
         Raises UsageError that names both if the file does not have it, or not in that shape.
         """
-        value = self.arrays.get(source)
+        there = value = self.arrays.get(source)
         if value is not None and len(shape) == 4:
             value = value[None] if value.ndim == 3 else np.swapaxes(value, 0, 1)
         if value is None or value.shape != shape:
-            have = "nothing" if value is None else str(list(value.shape))
+            have = "nothing" if there is None else str(list(there.shape))
             raise UsageError(f"{self.path}: for {own!r} {source} should be {list(shape)}, the file has {have}")
         return value
 

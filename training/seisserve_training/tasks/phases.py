@@ -43,7 +43,7 @@ def phase_scores(
 def mix(target: Any, p: Any, s: Any, share: float) -> Any:
     """Labels and a teacher's curves; where the labels are not sure, the teacher's alone. target [n, samples, 4]."""
     sure = target[..., 3:]
-    taught = tf.stack([1 - p - s, p, s], axis=-1)
+    taught = tf.stack([tf.maximum(1 - p - s, 0), p, s], axis=-1)  # of a teacher whose labels are independent
     weight = share * sure + (1 - sure)
     return tf.concat([(1 - weight) * target[..., :3] + weight * taught, tf.ones_like(sure)], axis=-1)
 
