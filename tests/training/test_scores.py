@@ -46,9 +46,10 @@ def test_the_interval_narrows_with_more_traces() -> None:
     assert higher - lower < high - low
 
 
-def test_of_thresholds_that_are_as_good_the_highest_is_chosen() -> None:
+def test_of_thresholds_that_are_as_good_the_middle_is_chosen() -> None:
     f1 = [0.80, 0.86, 0.886, 0.888, 0.890, 0.888, 0.886, 0.87, 0.80]
-    assert plateau(f1) == 5  # its mean with its neighbours is 0.888, the best 0.8887; that of the next is 0.8813
-    assert plateau([0.5] * 7) == 6
+    assert plateau(f1) == 4  # the means of 3 to 5 with their neighbours are 0.888 to 0.8887; those beside them 0.8813
+    assert plateau([0.5] * 7) == 3
+    assert plateau([0.9, 0.9, 0.5, 0.5]) == 0
     assert plateau([0.2, 0.3, 0.9, 0.3, 0.85, 0.86, 0.7]) == 5  # the single best is luck
     assert plateau([0.7]) == 0

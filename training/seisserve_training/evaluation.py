@@ -124,8 +124,8 @@ def score_arrivals(
 def best_thresholds(
     evaluate_at: Callable[[float], Evaluation], candidates: Sequence[float], phases: Sequence[str]
 ) -> dict[str, float]:
-    """For each phase the highest candidate with the best F1 at 0.5 s (`plateau`), where picks on noise traces count as
-    false picks too.
+    """For each phase the middle of the candidates with the best F1 at 0.5 s (`plateau`), where picks on noise traces
+    count as false picks too.
 
     evaluate_at: what is found at a threshold; of the dev split, never of test. Phases without a label there are left
     out of the answer.
