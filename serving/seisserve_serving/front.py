@@ -26,11 +26,11 @@ from seisserve_serving.calls import Call, Counted, Priority, host_of, priority_o
 from seisserve_serving.errors import Cancelled, Overloaded
 from seisserve_serving.status import code_of, retry_ms
 
-__all__ = ["Arrival", "Done", "Front", "Methods", "request_id"]
+__all__ = ["Arrival", "Done", "Front", "Methods", "Quick", "request_id"]
 
 log = logging.getLogger(__name__)
 # By name: the function, its request and response types; a stream method takes an iterator of requests and gives one
-# of responses.
+# of responses. Quick ones give a `Later`; the last is how many bytes a request stands for beside its own.
 Method = Callable[[Any, Call], Any]
 Methods = Mapping[str, tuple[Method, Any, Any]]
 Quick = Mapping[str, tuple[Method, Any, Any, Callable[[Any], int]]]
@@ -141,7 +141,7 @@ class Front:
         """A service of gRPC's asyncio server. Requests are decoded here: a malformed one is answered with a reason.
 
         pool: threads for methods that block. streams: methods of an iterator of requests that give one of responses.
-        quick: methods that give a `Later` without waiting, and how many bytes a request stands for beside its own.
+        quick: methods that give a `Later` without waiting.
         """
         path = f"/{name}/"
         handlers = {path + method: self._unary(path + method, pool, *parts[:2]) for method, parts in unary.items()}
