@@ -158,3 +158,11 @@ def test_sources_are_left_out_of_train_and_dev(folder: Path) -> None:
     assert not training.load(msgspec.structs.replace(config, data=Data(paths=("made",), without=(source,))), folder)
     with pytest.raises(UsageError, match=r"data\.without: elsewhere is no source of made"):
         training.load(msgspec.structs.replace(config, data=Data(paths=("made",), without=("elsewhere",))), folder)
+
+
+def test_thresholds_may_be_given() -> None:
+    config = Config(name="x", data=Data(paths=("made",)), thresholds={"S": 0.45})
+    labels = training.contract(config).labels
+    assert (labels["P"].threshold, labels["S"].threshold) == (0.3, 0.45)
+    with pytest.raises(UsageError, match="thresholds: 'phasenet' has no label Q; its labels are P, S"):
+        training.contract(msgspec.structs.replace(config, thresholds={"Q": 0.5}))

@@ -124,7 +124,9 @@ def test_the_bundle_gets_the_calibration_of_dev_and_its_thresholds_stay_on_the_r
     made = [
         curve_of([[(500 if hit else 800, height)] for height, hit in zip(probability.tolist(), right, strict=True)])
     ]
-    label = choose_labels(traces, made, picker(), ())["P"]
+    given = choose_labels(traces, made, picker(), (), {"P": 0.45, "detection": 0.5})
+    assert {name: (label.threshold, label.chosen_on[:5]) for name, label in given.items()} == {"P": (0.45, "given")}
+    label = choose_labels(traces, made, picker(), (), {})["P"]
     assert label.calibration
     raw = [height for height, _ in judged(traces, made, picker().with_options({"P": label.threshold}), 0.5)["P"]]
     calibrated = msgspec.structs.replace(picker(), labels={"P": label})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def write_bundle(model: keras.Model, config: Config, traces: Sequence[LabelledTr
     manifest = contract(config)
     dev = of_split(traces, "dev")
     if dev:
-        labels = choose_labels(dev, curves(dev, manifest, keras_transport(model)), manifest, config.data.incomplete)
+        made = curves(dev, manifest, keras_transport(model))
+        labels = choose_labels(dev, made, manifest, config.data.incomplete, config.thresholds)
         manifest = msgspec.structs.replace(manifest, labels=labels)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, manifest, folder)
@@ -98,18 +99,23 @@ def _named(path: str) -> str:
 
 
 def choose_labels(
-    dev: Sequence[LabelledTrace], made: Sequence[Curve], manifest: Manifest, incomplete: Sequence[str]
+    dev: Sequence[LabelledTrace],
+    made: Sequence[Curve],
+    manifest: Manifest,
+    incomplete: Sequence[str],
+    given: Mapping[str, float],
 ) -> dict[str, Label]:
     """For each phase the threshold with the best F1 on dev, where picks on noise traces count as false picks too, and
     the factor that makes two thirds of the residuals smaller than the stated uncertainty, and what a pick's peak is
     worth as a probability: fitted on all picks above the lowest candidate, whatever the threshold. For detections the
-    threshold with the best F1 of events."""
+    threshold with the best F1 of events. given: thresholds that are not chosen."""
 
     def evaluate_at(threshold: float) -> Evaluation:
         read = manifest.with_options(dict.fromkeys(manifest.labels, threshold))
         return evaluate(dev, made, read, (WITHIN_S,), incomplete, resamples=0)
 
     best = best_thresholds(evaluate_at, CANDIDATES.tolist(), list(manifest.phases))
+    best |= {label: given[label] for label in best.keys() & given.keys()}
     scales = {}
     for label, ratios in residuals(dev, made, manifest.with_options(best), WITHIN_S).items():
         scales[label] = round(float(np.quantile(ratios, 0.68)), 3) if len(ratios) > 20 else 1.0
@@ -123,11 +129,11 @@ def choose_labels(
             threshold=best[label],
             uncertainty_scale=scales[label],
             calibration=fits[label].knots,
-            chosen_on=f"dev, {len(dev)} traces; {_calibration_note(fits[label])}",
+            chosen_on=f"{'given' if label in given else f'dev, {len(dev)} traces'}; {_calibration_note(fits[label])}",
         )
         for label in best
     }
-    if DETECTION in manifest.labels:
+    if DETECTION in manifest.labels and DETECTION not in given:
         found = alarms(dev, detection_curves(made), manifest.sampling_rate_hz)
         threshold = best_threshold(found, CANDIDATES.tolist())
         chosen[DETECTION] = Label(threshold=threshold, chosen_on=f"dev, {len(dev)} traces")

@@ -141,7 +141,10 @@ class Teacher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that decides what `seisserve train` makes; the same configuration and data give the same weights."""
+    """Everything that decides what `seisserve train` makes; the same configuration and data give the same weights.
+
+    thresholds: by label, in place of those that dev would choose.
+    """
 
     name: str
     summary: str = "Phase picker"
@@ -149,6 +152,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     components: str = "ZNE"
     label_shape: Literal["gaussian", "triangle", "box", "step"] = "gaussian"
     label_sigma_s: Annotated[float, msgspec.Meta(gt=0)] = 0.1  # of a triangle or box: half its width
+    thresholds: dict[str, Annotated[float, msgspec.Meta(gt=0, le=1)]] = {}
     data: Data = msgspec.field(default_factory=Data)
     augmentation: Augmentation = msgspec.field(default_factory=Augmentation)
     network: Network = msgspec.field(default_factory=Network)

@@ -46,9 +46,15 @@ def network(config: Config) -> keras.Model:
 
 
 def contract(config: Config) -> Manifest:
-    """The manifest of a bundle with this network, before anything was measured."""
+    """The manifest of a bundle with this network, before anything was measured. Raises UsageError for thresholds of
+    labels that it does not have."""
     components, architecture = len(config.components), ARCHITECTURES[config.network.kind]
     serving = architecture.serve(config.network, components)
+    if unknown := sorted(config.thresholds.keys() - serving.thresholds.keys()):
+        known = ", ".join(serving.thresholds) or "none"
+        raise UsageError(
+            f"thresholds: {config.network.kind!r} has no label {', '.join(unknown)}; its labels are {known}"
+        )
     return Manifest(
         name=config.name,
         task=architecture.task,
@@ -66,7 +72,10 @@ def contract(config: Config) -> Manifest:
         minimum_pick_distance_s=serving.minimum_pick_distance_s,
         input=Tensor(name="waveform", shape=(-1, serving.window_samples, components)),
         outputs=serving.outputs,
-        labels={label: Label(threshold=threshold) for label, threshold in serving.thresholds.items()},
+        labels={
+            label: Label(threshold=threshold)
+            for label, threshold in {**serving.thresholds, **config.thresholds}.items()
+        },
     )
 
 
