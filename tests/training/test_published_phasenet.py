@@ -16,6 +16,8 @@ from seisserve.errors import UsageError  # noqa: E402
 from seisserve_training.models.onset import onset  # noqa: E402
 from seisserve_training.models.phasenet import _published_names, load_published, phasenet  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # TensorFlow's and Keras's own
+
 FILE = Path(__file__).parents[3] / "shared/data/weights/phasenet_original_keras/model_95_converted.h5"
 needs_weights = pytest.mark.skipif(not FILE.is_file(), reason="published weights: ../shared/data is absent")
 
