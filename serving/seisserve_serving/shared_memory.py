@@ -11,7 +11,6 @@ import os
 import stat
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,11 +134,11 @@ class Memory(NamedTuple):
         for tensor in request.inputs:
             if REGION in tensor.parameters:
                 self._reach(tensor.parameters, f"input {tensor.name!r}")
-        wanted = Counter(output.name for output in request.outputs)
+        names = [output.name for output in request.outputs]
         for output in request.outputs:
             if REGION in output.parameters:
                 self._reach(output.parameters, f"output {output.name!r}")
-                if wanted[output.name] > 1:
+                if names.count(output.name) > 1:
                     raise UsageError(f"output {output.name!r} is there twice")
 
     def write(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -101,19 +102,10 @@ def test_frozen_layers_stay_and_the_others_learn(source: Path, tmp_path: Path) -
         assert np.array_equal(after[name], value) == name.startswith(FROZEN), name
 
 
-def test_fine_tuning_goes_on_where_it_was_stopped(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fine_tuning_goes_on_where_it_was_stopped(source: Path, tmp_path: Path, stopped: Callable[..., None]) -> None:
     config = tiny(FineTune(init_from="bundle", freeze=FROZEN))
     straight = training.train(config, tmp_path / "straight", [], source).get_weights()
-
-    def stop(folder: Path, epoch: training.History) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(config, tmp_path / "stopped", [], source)
+    stopped(config, tmp_path / "stopped", [], source)
     resumed = training.train(config, tmp_path / "stopped", [], tmp_path).get_weights()  # the source is not needed again
     for one, two in zip(straight, resumed, strict=True):
         np.testing.assert_array_equal(one, two)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -109,20 +110,13 @@ def test_without_a_teacher_targets_stay_as_they_are() -> None:
 
 
 def test_a_taught_network_goes_on_where_it_was_stopped(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, tmp_path: Path, stopped: Callable[..., None]
 ) -> None:
     config = replace(tiny(), schedule=Schedule(epochs=2, steps_per_epoch=3, batch_size=2, seed=3))
     straight = training.train(config, tmp_path / "straight", [], root).get_weights()
     alone = training.train(replace(config, teacher=None), tmp_path / "alone", [], root).get_weights()
     assert any(not np.array_equal(one, two) for one, two in zip(straight, alone, strict=True))
-
-    def stop(folder: Path, epoch: training.History) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(config, tmp_path / "stopped", [], root)
+    stopped(config, tmp_path / "stopped", [], root)
     resumed = training.train(config, tmp_path / "stopped", [], root).get_weights()
     for one, two in zip(straight, resumed, strict=True):
         np.testing.assert_array_equal(one, two)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -64,17 +65,10 @@ def test_the_stream_goes_on_anywhere(traces: list[LabelledTrace]) -> None:
 
 
 def test_same_configuration_same_weights_stopped_or_not(
-    traces: list[LabelledTrace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    traces: list[LabelledTrace], tmp_path: Path, stopped: Callable[..., None]
 ) -> None:
     straight = training.train(tiny(), tmp_path / "straight", traces).get_weights()
-
-    def stop(folder: Path, epoch: training.History) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "record", stop)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(tiny(), tmp_path / "stopped", traces)
+    stopped(tiny(), tmp_path / "stopped", traces)
     resumed = training.train(tiny(), tmp_path / "stopped", traces).get_weights()
     for one, two in zip(straight, resumed, strict=True):
         np.testing.assert_array_equal(one, two)

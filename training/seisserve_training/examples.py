@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import TypeVar
 
@@ -119,12 +119,12 @@ class Examples:
     @cached_property
     def denoised(self) -> list[Example]:
         """Recorded events without noise, with their labels, found when first asked for."""
-        found = []
-        for trace in self.traces:
-            event = clean_event(trace, self.rate)
-            if event is not None and self.config.data.weights.get(trace.row.quality, 1.0) > 0:
-                found.append(self._example(trace)._replace(waveform=event.T))
-        return found
+        weight = self.config.data.weights
+        return [
+            self._example(trace)._replace(waveform=event.T)
+            for trace, event in self._clean_events()
+            if weight.get(trace.row.quality, 1.0) > 0
+        ]
 
     @cached_property
     def clean(self) -> tuple[list[Example], list[Example]]:
@@ -136,10 +136,17 @@ class Examples:
             event = synthetic_signal(rng, samples, self.rate)
             onsets = (float(event.p_sample),), (float(event.s_sample),)
             synthetic.append(Example(event.waveform, *onsets, np.ones(samples, bool)))
-        found = (clean_event(trace, self.rate) for trace in self.traces)
-        recorded = [Example(event.T, (trace.p,), (), np.ones(event.shape[1], bool))
-                    for trace, event in zip(self.traces, found, strict=True) if event is not None]  # fmt: skip
+        recorded = [
+            Example(event.T, (trace.p,), (), np.ones(event.shape[1], bool)) for trace, event in self._clean_events()
+        ]
         return synthetic, recorded
+
+    def _clean_events(self) -> Iterator[tuple[LabelledTrace, NDArray[np.float32]]]:
+        """Recorded events that stand far above their noise, and what is left of each without it."""
+        for trace in self.traces:
+            event = clean_event(trace, self.rate)
+            if event is not None:
+                yield trace, event
 
     def noise_window(self, rng: np.random.Generator) -> Example:
         """A window of noise without onsets."""
