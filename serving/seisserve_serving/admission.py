@@ -5,7 +5,6 @@ Nothing here looks into a call's request: what is refused has cost next to nothi
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -14,8 +13,9 @@ from collections import Counter, OrderedDict, deque
 from seisserve_serving.calls import Priority
 from seisserve_serving.errors import Overloaded, Unavailable
 from seisserve_serving.knock import Knock
+from seisserve_serving.waits import Wait
 
-__all__ = ["Admission", "Turn", "Turns"]
+__all__ = ["SLOW_S", "Admission", "Turn", "Turns"]
 
 RETRY_MS = 200
 # Of the calls that may be under way: the rest is kept for calls that are more urgent.
@@ -110,54 +110,61 @@ class Admission:
 class Turns:
     """Lets requests be read one after the other, while not more than so many bytes of them are at work.
 
-    For calls that can wait, on one event loop. most_waiting: calls; more are refused.
+    For calls that can wait. most_waiting: calls; more are refused.
     """
 
     def __init__(self, most_bytes: int, most_waiting: int) -> None:
         self._most, self._most_waiting = most_bytes, most_waiting
-        self._held = 0
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._lock, self._held = threading.Lock(), 0
+        self._line: deque[Wait[None]] = deque()
 
     async def come(self) -> Turn:
         """Wait for a turn. Raises Overloaded if too many wait already."""
-        if self._line or self._held >= self._most:
-            if len(self._line) >= self._most_waiting:
+        with self._lock:
+            own: Wait[None] | None = None
+            if not self._line and self._held < self._most:
+                self._held += ASSUMED
+            elif len(self._line) < self._most_waiting:
+                own = Wait()
+                self._line.append(own)
+            else:
                 raise Overloaded(f"{len(self._line)} calls of this priority wait for their turn", RETRY_MS)
-            called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._line.append(called)
-            try:
-                await called
-            except asyncio.CancelledError:
-                self._line.remove(called)
-                self._call_next()
-                raise
-            self._line.popleft()
+        if own is not None:
+            await own
         return Turn(self)
 
     def hold(self, more: int) -> None:
         """So many more bytes are at work, or fewer."""
-        self._held += more
-        self._call_next()
-
-    def _call_next(self) -> None:
-        if self._line and self._held < self._most and not self._line[0].done():
-            self._line[0].set_result(None)
+        with self._lock:
+            self._held += more
+        while True:
+            with self._lock:
+                if not self._line or self._held >= self._most:
+                    return
+                first = self._line.popleft()
+                self._held += ASSUMED
+            if not first.set(None):  # its caller has gone
+                with self._lock:
+                    self._held -= ASSUMED
 
 
 class Turn:
-    """One request's turn; `hold(0)` ends it."""
+    """One request's turn, which has begun; `hold(0)` ends it."""
 
     def __init__(self, turns: Turns) -> None:
-        self._turns, self._held = turns, 0
-        self.hold(ASSUMED)
-        self._slow = asyncio.get_running_loop().call_later(SLOW_S, self.hold, 0)
+        self._turns, self._held, self._read = turns, ASSUMED, False
 
     def hold(self, size: int) -> None:
         """It turns out to have so many bytes."""
-        self._turns.hold(size - self._held)
-        self._held = size
+        more, self._held = size - self._held, size
+        self._turns.hold(more)
 
     def read(self, size: int) -> None:
         """It has been read."""
-        self._slow.cancel()
+        self._read = True
         self.hold(size)
+
+    def is_slow(self) -> None:
+        """It has had its time (`SLOW_S`): if it has not been read by now it does not hold up the others."""
+        if not self._read:
+            self.hold(0)

@@ -5,26 +5,28 @@ The protocols' methods are plain functions of a request and its `Call`; what the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import itertools
 import logging
+import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from seisserve.errors import SeisserveError, UsageError
-from seisserve_serving.admission import RETRY_MS, Admission, Turns
+from seisserve_serving.admission import RETRY_MS, SLOW_S, Admission, Turns
 from seisserve_serving.calls import Call, Counted, Priority, host_of, priority_of
-from seisserve_serving.errors import Cancelled, Overloaded
+from seisserve_serving.errors import Cancelled, Overloaded, Unavailable
+from seisserve_serving.grpc_server import Handler, Rpc, Trailing
 from seisserve_serving.status import code_of, retry_ms
+from seisserve_serving.waits import Gone, Wait
 
 __all__ = ["Arrival", "Done", "Front", "Methods", "Quick", "request_id"]
 
@@ -36,17 +38,15 @@ Methods = Mapping[str, tuple[Method, Any, Any]]
 Quick = Mapping[str, tuple[Method, Any, Any, Callable[[Any], int]]]
 REQUEST_ID = "x-request-id"
 MOST_CHARACTERS = 128  # of a caller's request id
-LARGE = 128 << 10  # bytes of a request that the event loop does not work on itself: others would wait for it
+LARGE = 128 << 10  # bytes of a request that the server's thread does not work on itself: others would wait for it
 ARCHIVE_BYTES = 8 << 20  # of archive requests that are at work: some batches for each lane, and nothing that waits long
 GONE = "the caller has gone"
 PLAIN = dict.fromkeys((*range(32), 127), "?")
 LOOK_S = 0.2  # how often a thread that waits for a request looks whether its caller is still there
 Made = TypeVar("Made")
 Work = Callable[[bytes, Call], Awaitable[bytes]]
-LEFT = (asyncio.CancelledError, grpc.aio.BaseError)  # what gRPC raises when there is nobody to answer any more
 TOGETHER_S = 0.1
 FULL = Overloaded("as many calls as may be are under way or wait to be let in; try again later", RETRY_MS)
-Context = Any  # grpc.aio.ServicerContext, which has no types
 STARTED, NUMBERS = uuid.uuid4().hex[:24], itertools.count()  # random once: the system's dice cost a switch of threads
 
 
@@ -137,19 +137,17 @@ class Front:
 
     def service(
         self, name: str, pool: Executor, unary: Methods, streams: Methods | None = None, quick: Quick | None = None
-    ) -> grpc.GenericRpcHandler:
-        """A service of gRPC's asyncio server. Requests are decoded here: a malformed one is answered with a reason.
+    ) -> dict[str, Handler]:
+        """The methods of a service, for a `GrpcServer`. Requests are decoded here: a malformed one is answered with a
+        reason.
 
         pool: threads for methods that block. streams: methods of an iterator of requests that give one of responses.
         quick: methods that give a `Later` without waiting.
         """
-        path = f"/{name}/"
-        handlers = {path + method: self._unary(path + method, pool, *parts[:2]) for method, parts in unary.items()}
-        handlers |= {path + method: self._stream(path + method, pool, *parts[:2])
-                     for method, parts in (streams or {}).items()}  # fmt: skip
-        handlers |= {path + method: self._quick(path + method, pool, parts[0], parts[1], parts[3])
-                     for method, parts in (quick or {}).items()}  # fmt: skip
-        return _Service(handlers, {path + method for method in streams or {}}, self.admission, self._turn_away)
+        handlers = {method: self._unary(pool, *parts[:2]) for method, parts in unary.items()}
+        handlers |= {method: self._stream(pool, *parts[:2]) for method, parts in (streams or {}).items()}
+        handlers |= {method: self._quick(pool, parts[0], parts[1], parts[3]) for method, parts in (quick or {}).items()}
+        return {f"/{name}/{method}": handler for method, handler in handlers.items()}
 
     def _call(self, arrival: Arrival, deadline: float | None) -> Call:
         call = Call(request_id(arrival.metadata), deadline, peer=arrival.peer)
@@ -165,10 +163,10 @@ class Front:
         if call.rights is not None:
             call.priority = max(call.priority, call.rights.most_urgent)
 
-    async def _attend(self, name: str, context: Context, work: Work) -> bytes:
+    async def _attend(self, rpc: Rpc, work: Work) -> None:
         """Answer a call of one request. It is counted in once that has been read: it may be long in coming."""
-        begin, arrival, turn = time.monotonic(), _arrival(name, context), None
-        call = self._call(arrival, _deadline(context))
+        begin, arrival, turn = time.monotonic(), _arrival(rpc), None
+        call = self._call(arrival, rpc.deadline)
         try:
             self._guard(arrival, call)
             call.check()
@@ -177,8 +175,9 @@ class Front:
                 self.let_in(call)
             if call.priority is Priority.ARCHIVE:
                 turn = await self._turns.come()
-            body = await context.read()
-            if not isinstance(body, bytes):
+                rpc.later(SLOW_S, turn.is_slow)
+            body = await rpc.read()
+            if body is None:
                 raise UsageError("the call has no request message; it must have one")
             arrival = arrival._replace(size=len(body))
             if turn is not None:
@@ -189,20 +188,18 @@ class Front:
                 answer = await work(body, call)
             finally:
                 self.admission.leave(call.client)
-        except LEFT as gone:
+        except Gone:
             call.cancel()
             self._tell(arrival, call, begin, Cancelled(GONE))
-            raise asyncio.CancelledError from gone
         except Exception as error:  # the one place where anything at all may arrive: the caller must get an answer
             self._tell(arrival, call, begin, error)
-            await _abort(context, call.request_id, error)
-            raise
+            _abort(rpc, call.request_id, error)
+        else:
+            rpc.finish(answer, _trailing(call.request_id))
+            self._tell(arrival, call, begin, None)
         finally:
             if turn is not None:
                 turn.read(0)
-        self._tell(arrival, call, begin, None)
-        context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-        return answer
 
     def _tell(self, arrival: Arrival, call: Call, begin: float, error: BaseException | None) -> None:
         code = grpc.StatusCode.OK if error is None else code_of(error)
@@ -212,18 +209,16 @@ class Front:
         for told in self.told:
             told(done)
 
-    def _unary(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
+    def _unary(self, pool: Executor, method: Method, request_type: Any) -> Handler:
         """A method that blocks, on a thread of the pool."""
 
         def work(body: bytes, call: Call) -> bytes:
             return _encoded(method(_decoded(request_type, body, call), call), call)
 
-        return self._attended(name, functools.partial(_on_pool, pool, work))
+        return self._attended(functools.partial(_on_pool, pool, work))
 
-    def _quick(
-        self, name: str, pool: Executor, method: Method, request_type: Any, beside: Callable[[Any], int]
-    ) -> grpc.RpcMethodHandler:
-        """A method that gives a `Later`: on the event loop itself; on a thread of the pool if the request is large."""
+    def _quick(self, pool: Executor, method: Method, request_type: Any, beside: Callable[[Any], int]) -> Handler:
+        """A method that gives a `Later`: on the server's thread; on one of the pool if the request is large."""
 
         def answer(request: Any, call: Call) -> bytes:
             return _encoded(method(request, call).result(), call)
@@ -241,22 +236,35 @@ class Front:
                 return await _on_pool(pool, answer, request, call)
             return _encoded(await method(request, call).done(), call)
 
-        return self._attended(name, working)
+        return self._attended(working)
 
-    def _attended(self, name: str, work: Work) -> grpc.RpcMethodHandler:
-        """A method of one request; as a stream of one it is the same on the wire, but nothing is read before."""
+    def _attended(self, work: Work) -> Handler:
+        """A method of one request. Calls for which there is no room are turned away before anything else is done."""
 
-        async def handle(_: object, context: Context) -> bytes:
-            return await self._attend(name, context, work)
+        async def handle(rpc: Rpc) -> None:
+            self.admission.seen()
+            if self._no_room_for(rpc):
+                self._turn_away(rpc)
+            else:
+                await self._attend(rpc, work)
 
-        return grpc.stream_unary_rpc_method_handler(handle)
+        return handle
 
-    async def _turn_away(self, method: str, own_id: str, _: object, context: Context) -> None:
+    def _no_room_for(self, rpc: Rpc) -> bool:
+        admission = self.admission
+        if not admission.over(Priority.ARCHIVE) or admission.draining:
+            return False
+        try:
+            return admission.over(priority_of(rpc.metadata))
+        except UsageError:  # of an unknown priority: who attends to the call will say so
+            return False
+
+    def _turn_away(self, rpc: Rpc) -> None:
         """Answer a call for which there is no room, with as little work as possible: more come than can be answered."""
         if not self._away:
-            asyncio.get_running_loop().call_later(TOGETHER_S, self._tell_of_those_away)
-        self._away[method] += 1
-        await _abort(context, own_id, FULL)
+            rpc.later(TOGETHER_S, self._tell_of_those_away)
+        self._away[rpc.method] += 1
+        _abort(rpc, request_id(rpc.metadata), FULL)
 
     def _tell_of_those_away(self) -> None:
         away, self._away = self._away, Counter()
@@ -265,117 +273,94 @@ class Front:
             for told in self.told:
                 told(done)
 
-    def _stream(self, name: str, pool: Executor, method: Method, request_type: Any) -> grpc.RpcMethodHandler:
+    def _stream(self, pool: Executor, method: Method, request_type: Any) -> Handler:
         """A method that blocks on requests as they come, and gives responses one after the other."""
 
         def answers(requests: Iterator[Any], call: Call) -> Generator[bytes, None, None]:
             for response in method(requests, call):
                 yield _encoded(response, call)
 
-        async def handle(bodies: AsyncIterator[bytes], context: Context) -> None:
-            arrival, loop = _arrival(name, context), asyncio.get_running_loop()
+        async def handle(rpc: Rpc) -> None:
+            self.admission.seen()
+            arrival = _arrival(rpc)
+            own_id = str(arrival.metadata[REQUEST_ID])
             try:
-                with self.call(arrival, _deadline(context)) as call:
-                    requests = (_decoded(request_type, body, call) for body in _incoming(bodies, loop, call))
+                with self.call(arrival, rpc.deadline) as call:
+                    requests = (_decoded(request_type, body, call) for body in _incoming(rpc, call))
                     responses = answers(requests, call)
                     try:
-                        while (
-                            body := await _unless_gone(loop.run_in_executor(pool, next, responses, None), call)
-                        ) is not None:
-                            await context.write(body)
-                    except LEFT as gone:
+                        while (body := await _on_pool(pool, _next, responses, call)) is not None:
+                            await rpc.write(body)
+                    except Gone as gone:
                         call.cancel()
-                        await loop.run_in_executor(pool, responses.close)  # what it holds must not wait to be collected
+                        closed: Wait[None] = Wait(shielded=True)  # what it holds must not wait to be collected
+                        pool.submit(responses.close).add_done_callback(lambda _: closed.set(None))
+                        await closed
                         raise Cancelled(GONE) from gone
             except Exception as error:  # as in _attend
-                await _abort(context, str(arrival.metadata[REQUEST_ID]), error)
-                raise
-            context.set_trailing_metadata(((REQUEST_ID, arrival.metadata[REQUEST_ID]),))
+                _abort(rpc, own_id, error)
+            else:
+                rpc.finish(None, _trailing(own_id))
 
-        return grpc.stream_stream_rpc_method_handler(handle)
-
-
-class _Service(grpc.GenericRpcHandler):
-    """The methods of a service. Calls for which there is no room are turned away here, before anything else is done."""
-
-    def __init__(
-        self,
-        handlers: Mapping[str, grpc.RpcMethodHandler],
-        streams: Container[str],
-        admission: Admission,
-        turn_away: Callable[[str, str, object, Context], Awaitable[None]],
-    ) -> None:
-        self._handlers, self._streams, self._admission, self._turn_away = handlers, streams, admission, turn_away
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        method, admission = details.method, self._admission
-        handler = self._handlers.get(method)
-        if handler is None:
-            return None
-        admission.seen()
-        if not admission.over(Priority.ARCHIVE) or admission.draining or method in self._streams:
-            return handler
-        metadata = dict(details.invocation_metadata)
-        with contextlib.suppress(UsageError):  # of an unknown priority: who attends to the call will say so
-            if admission.over(priority_of(metadata)):
-                away = functools.partial(self._turn_away, method, request_id(metadata))
-                return grpc.stream_unary_rpc_method_handler(away)
-        return handler
+        return handle
 
 
-async def _on_pool(pool: Executor, work: Callable[[Any, Call], bytes], what: Any, call: Call) -> bytes:
-    """The work, on a thread of the pool."""
-    return await _unless_gone(asyncio.get_running_loop().run_in_executor(pool, work, what, call), call)
+async def _on_pool(pool: Executor, work: Callable[[Any, Call], Made], what: Any, call: Call) -> Made:
+    """The work, on a thread of the pool. If the caller goes, the thread is told, and waited for."""
+    made: Wait[Made] = Wait()
+    ended: Wait[None] = Wait(shielded=True)
 
+    def over(future: Future[Made]) -> None:
+        error = Unavailable("the server has stopped") if future.cancelled() else future.exception()
+        if error is None:
+            made.set(future.result())
+        else:
+            made.fail(error)
+        ended.set(None)
 
-async def _unless_gone(working: asyncio.Future[Made], call: Call) -> Made:
-    """What a thread of the pool makes. If the caller goes, the thread is told, and waited for."""
+    pool.submit(work, what, call).add_done_callback(over)
     try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
+        return await made
+    except Gone:
         call.cancel()
-        await asyncio.wait([working])
-        working.exception()  # nobody wants it; asyncio would log one that is never looked at
+        await ended
         raise
 
 
-def _incoming(bodies: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop, call: Call) -> Iterator[bytes]:
+def _next(responses: Iterator[bytes], call: Call) -> bytes | None:
+    return next(responses, None)
+
+
+def _incoming(rpc: Rpc, call: Call) -> Iterator[bytes]:
     """The requests of a stream, for a thread of the pool: the next is read when it is wanted. Raises Cancelled and
     Expired."""
-
-    async def read() -> bytes | None:
-        try:
-            return await anext(bodies, None)
-        except LEFT as gone:
-            raise Cancelled(GONE) from gone
-
     while True:
-        reading = asyncio.run_coroutine_threadsafe(read(), loop)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                body = reading.result(LOOK_S)
-                break
-            call.check()
+        reading, there = rpc.read(), threading.Event()
+        if reading.then(there.set):
+            while not there.wait(LOOK_S):
+                call.check()
+        body = reading.result()
         if body is None:
+            if rpc.gone:
+                raise Cancelled(GONE)
             return
         yield body
 
 
-async def _abort(context: Context, request_id: str, error: Exception) -> None:
+def _abort(rpc: Rpc, request_id: str, error: Exception) -> None:
     """End a call with the status that an error means. INTERNAL has the request id and nothing else; the log has the
-    error. Raises what gRPC wants to go through."""
-    trailing = [(REQUEST_ID, request_id)]
+    error."""
+    trailing = _trailing(request_id)
     if (retry := retry_ms(error)) is not None:
-        trailing.append(("grpc-retry-pushback-ms", str(retry)))
+        trailing = (*trailing, ("grpc-retry-pushback-ms", str(retry)))
     text = f"internal error; the server's log has it as request {request_id}"
     if isinstance(error, SeisserveError):
         text = str(error)
-    try:
-        await context.abort(code_of(error), text, tuple(trailing))
-    except grpc.aio.AbortError:
-        raise
-    except grpc.aio.BaseError as gone:
-        raise asyncio.CancelledError from gone
+    rpc.abort(code_of(error), text, trailing)
+
+
+def _trailing(request_id: str) -> Trailing:
+    return ((REQUEST_ID, request_id),)
 
 
 def request_id(metadata: Mapping[str, str | bytes]) -> str:
@@ -387,16 +372,9 @@ def request_id(metadata: Mapping[str, str | bytes]) -> str:
     return text if text.isascii() and text.isprintable() else text.encode("ascii", "replace").decode().translate(PLAIN)
 
 
-def _arrival(name: str, context: Context) -> Arrival:
-    metadata = dict(context.invocation_metadata())
-    metadata[REQUEST_ID] = request_id(metadata)
-    names = context.auth_context().get("x509_common_name", ()) if context.peer_identity_key() else ()
-    return Arrival(name, metadata, context.peer(), 0, names[0].decode() if names else "")
-
-
-def _deadline(context: grpc.ServicerContext) -> float | None:
-    left = context.time_remaining()
-    return None if left is None else time.monotonic() + left
+def _arrival(rpc: Rpc) -> Arrival:
+    rpc.metadata[REQUEST_ID] = request_id(rpc.metadata)
+    return Arrival(rpc.method, rpc.metadata, rpc.peer, 0, rpc.certificate)
 
 
 def _decoded(request_type: Any, body: bytes, call: Call) -> Any:

@@ -1,40 +1,93 @@
 """gRPC's health service. Past the door, which refuses when it is busy: a server that is busy must not be taken for
-dead. Requests are decoded here, since gRPC answers UNKNOWN to those that are malformed."""
+dead. Requests are decoded here, since a malformed one must be answered with a reason."""
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections import deque
+from collections.abc import Callable
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
+from seisserve_serving.grpc_server import Handler, Rpc
+from seisserve_serving.waits import Wait
+
 __all__ = ["handlers"]
 
 
-def handlers(servicer: health.aio.HealthServicer) -> grpc.GenericRpcHandler:
-    """The methods of the service for gRPC's asyncio server."""
-    response = health_pb2.HealthCheckResponse.SerializeToString
+def handlers(servicer: health.HealthServicer) -> dict[str, Handler]:
+    """The methods of the service."""
 
-    async def check(body: bytes, context: Any) -> Any:
-        return await servicer.Check(await _decoded(body, context), context)
+    async def check(rpc: Rpc) -> None:
+        request, context = await _request(rpc), _Context()
+        if request is not None:
+            response = servicer.Check(request, context)
+            if context.code is None:
+                rpc.finish(response.SerializeToString())
+            else:
+                rpc.abort(context.code, f"service {request.service!r} is not known")
 
-    async def watch(body: bytes, context: Any) -> None:
-        await servicer.Watch(await _decoded(body, context), context)
+    async def watch(rpc: Rpc) -> None:
+        request, context, mail = await _request(rpc), _Context(), _Mail()
+        if request is not None:
+            try:
+                servicer.Watch(request, context, mail.put)
+                while True:
+                    await rpc.write((await mail.get()).SerializeToString())
+            finally:  # the caller has gone
+                for callback in context.callbacks:
+                    callback()
 
-    return grpc.method_handlers_generic_handler(
-        health.SERVICE_NAME,
-        {
-            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=response),
-            "Watch": grpc.unary_stream_rpc_method_handler(watch, response_serializer=response),
-        },
-    )
+    return {f"/{health.SERVICE_NAME}/Check": check, f"/{health.SERVICE_NAME}/Watch": watch}
 
 
-async def _decoded(body: bytes, context: Any) -> health_pb2.HealthCheckRequest:
+class _Context:
+    """What the servicer wants of a call."""
+
+    def __init__(self) -> None:
+        self.code: grpc.StatusCode | None = None
+        self.callbacks: list[Callable[[], None]] = []
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self.callbacks.append(callback)
+        return True
+
+
+class _Mail:
+    """Responses from any thread to one call that waits for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._responses: deque[health_pb2.HealthCheckResponse] = deque()
+        self._come: Wait[None] = Wait()
+
+    def put(self, response: health_pb2.HealthCheckResponse) -> None:
+        with self._lock:
+            self._responses.append(response)
+            come = self._come
+        come.set(None)
+
+    async def get(self) -> health_pb2.HealthCheckResponse:
+        while True:
+            with self._lock:
+                if self._responses:
+                    return self._responses.popleft()
+                come = self._come = Wait()
+            await come
+
+
+async def _request(rpc: Rpc) -> health_pb2.HealthCheckRequest | None:
+    """The request; None if it has been refused."""
+    body = await rpc.read()
     try:
-        return health_pb2.HealthCheckRequest.FromString(body)
+        return health_pb2.HealthCheckRequest.FromString(body or b"")
     except DecodeError:
-        text = f"the request is no HealthCheckRequest message: its {len(body)} bytes cannot be decoded"
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
-        raise
+        size = len(body or b"")
+        text = f"the request is no HealthCheckRequest message: its {size} bytes cannot be decoded"
+        rpc.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        return None

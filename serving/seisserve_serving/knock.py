@@ -1,13 +1,12 @@
 """How many calls there are, with those that wait at gRPC's door and that the server has not seen yet.
 
-gRPC takes calls off the wire faster than an event loop can look at them, and what waits in between shows nowhere. So
-the server knocks at its own door now and then, through a socket that nobody else may open: all the calls that it sees
+gRPC takes calls off the wire faster than a server can look at them, and what waits in between shows nowhere. So the
+server knocks at its own door now and then, through a socket that nobody else may open: all the calls that it sees
 before it hears the knock were waiting.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import shutil
@@ -15,15 +14,18 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
+
+if TYPE_CHECKING:
+    from seisserve_serving.grpc_server import GrpcServer, Rpc
 
 __all__ = ["Knock"]
 
 log = logging.getLogger(__name__)
-EVERY_S, OFTEN_S = 0.02, 0.01  # while there are calls, and while many wait: a knock costs as much as a small call
-MANY = 8
+EVERY_S, OFTEN_S = 0.02, 0.01  # usually, and while many wait: a knock costs more than a small call
+SOME, MANY = 16, 8  # calls since the last look, for one caller after another; calls that waited
 LONGEST_S = 5.0
 
 
@@ -35,7 +37,7 @@ class _At(NamedTuple):
 
 
 class Knock:
-    """Knocks at a server's door, on its loop. Without Unix sockets or a temporary folder it takes it that nobody waits.
+    """Knocks at a server's door. Without Unix sockets or a temporary folder it takes it that nobody waits.
 
     under_way: how many calls the server has let in; seen: how many have come, which the server counts here.
     """
@@ -45,9 +47,10 @@ class Knock:
         self._under_way = under_way
         self._unheard: deque[_At] = deque()
         self._last, self._waited = 0, 0  # what the last knock that was heard has told
+        self._seen_then = 0
         self._method = f"/{secrets.token_hex(16)}/Knock"  # a name that nobody else knows
         self._folder = ""
-        self._task: asyncio.Task[None] | None = None
+        self._channel: grpc.Channel | None = None
 
     @property
     def calls(self) -> int:
@@ -57,48 +60,50 @@ class Knock:
         at = self._unheard[0]
         return max(self._last, at.under_way + self.seen - at.seen)
 
-    def listen(self, server: grpc.aio.Server) -> None:
+    def listen(self, server: GrpcServer) -> None:
         """Add what hears it to a server that has not begun."""
-        server.add_generic_rpc_handlers((_Ear(self._method, self._heard),))
+        server.add({self._method: self._answer})
         if hasattr(socket, "AF_UNIX"):
             try:
                 self._folder = tempfile.mkdtemp(prefix="seisserve-")  # which only this user may open
-                server.add_insecure_port(f"unix:{self._folder}/door")
+                server.add_port(f"unix:{self._folder}/door")
             except (OSError, RuntimeError) as error:
                 log.info("calls that wait at the door are not counted: %s", error)
                 self._remove()
 
-    def start(self) -> None:
-        """Begin, on the server's loop."""
-        if self._folder:
-            self._task = asyncio.get_running_loop().create_task(self._go_on())
+    def start(self, later: Callable[[float, Callable[[], object]], None]) -> None:
+        """Begin. later: calls a function after some seconds."""
+        if not self._folder:
+            return
+        self._channel = channel = grpc.insecure_channel(f"unix:{self._folder}/door")
+        method = channel.unary_unary(self._method)
 
-    async def stop(self) -> None:
+        def look() -> None:
+            if self._channel is None:
+                return
+            later(OFTEN_S if self._waited > MANY else EVERY_S, look)
+            under_way, fresh, self._seen_then = self._under_way(), self.seen - self._seen_then, self.seen
+            if fresh > SOME or (fresh and under_way > 1) or self._waited:
+                self._unheard.append(_At(self.seen, under_way))
+                method.future(b"", timeout=LONGEST_S).add_done_callback(self._back)
+            else:
+                self._last = 0
+
+        later(EVERY_S, look)
+
+    def stop(self) -> None:
         """Knock no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
         self._remove()
 
-    async def _go_on(self) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{self._folder}/door") as channel:
-            method, knocks = channel.unary_unary(self._method), set()
-            seen = 0
-            while True:
-                await asyncio.sleep(OFTEN_S if self._waited > MANY else EVERY_S)
-                if seen != self.seen or self._waited:
-                    seen = self.seen
-                    self._unheard.append(_At(seen, self._under_way()))
-                    knock = asyncio.ensure_future(self._knock(method))
-                    knocks.add(knock)
-                    knock.add_done_callback(knocks.discard)
-                else:
-                    self._last = 0
+    async def _answer(self, rpc: Rpc) -> None:
+        self._heard()
+        rpc.finish(await rpc.read() or b"")
 
-    async def _knock(self, method: Any) -> None:
-        try:
-            await method(b"", timeout=LONGEST_S)
-        except grpc.aio.AioRpcError:  # nothing is known then
+    def _back(self, answer: grpc.Future) -> None:
+        if answer.cancelled() or answer.exception() is not None:  # nothing is known then
             self._unheard.clear()
             self._last = self._waited = 0
 
@@ -112,17 +117,3 @@ class Knock:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = ""
-
-
-class _Ear(grpc.GenericRpcHandler):
-    def __init__(self, method: str, heard: Any) -> None:
-        async def answer(body: bytes, context: Any) -> bytes:
-            return body
-
-        self._method, self._heard, self._handler = method, heard, grpc.unary_unary_rpc_method_handler(answer)
-
-    def service(self, details: Any) -> grpc.RpcMethodHandler | None:
-        if details.method != self._method:
-            return None
-        self._heard()
-        return self._handler

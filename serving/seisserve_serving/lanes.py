@@ -8,7 +8,6 @@ its caller's thread. What a window gives does not depend on its batch-mates.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import heapq
 import itertools
@@ -25,14 +24,17 @@ from numpy.typing import NDArray
 
 from seisserve.errors import BundleError, UsageError
 from seisserve.manifest import Manifest
+from seisserve.runtimes.onnx import OnnxRuntime
+from seisserve.runtimes.openvino import OpenVinoRuntime
 from seisserve.transport import Arrays, Transport
 from seisserve.windows import batch_size
 from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Overloaded, Unavailable
 from seisserve_serving.place import give_way
 from seisserve_serving.signatures import Signature
+from seisserve_serving.waits import Wait
 
-__all__ = ["Batch", "Batching", "Lanes", "Later", "Network", "Queue"]
+__all__ = ["BRIEF_S", "Batch", "Batching", "Lanes", "Later", "Network", "Queue"]
 
 Answer = TypeVar("Answer")
 Next = TypeVar("Next")
@@ -40,6 +42,7 @@ Outputs = dict[str, NDArray[Any]]
 
 RETRY_MS, MOST_RETRY_MS = 100, 5000  # a caller that comes back at once finds the same queue
 OF_LATE = 0.05  # what the last batch counts in the mean time of a window
+BRIEF_S = 0.002  # so long may the server's own thread compute, and look at nobody else
 SLACK = 1.5  # an answer that comes after its deadline was computed for nothing: better to refuse a few more
 
 
@@ -98,12 +101,12 @@ class Batch(NamedTuple):
 class _Item:
     """A call's windows on their way. Everything changes under the lanes' lock.
 
-    Who waits for it is a thread, at `inbox`, or a task of an event loop, at `future`.
+    Who waits for it is a thread, at `inbox`, or a coroutine, at `wait`.
     """
 
     __slots__ = (
-        "arrived", "call", "count", "error", "future", "inbox", "inputs", "kind", "left", "outputs", "samples", "taken",
-        "to_do",
+        "arrived", "call", "count", "error", "inbox", "inputs", "kind", "left", "outputs", "samples", "taken", "to_do",
+        "wait",
     )  # fmt: skip
 
     def __init__(self, inputs: Arrays, count: int, samples: int, kind: Hashable, call: Call) -> None:
@@ -115,7 +118,7 @@ class _Item:
         self.outputs: dict[str, NDArray[np.float32]] = {}
         self.error: BaseException | None = None
         self.inbox: queue.SimpleQueue[None] = queue.SimpleQueue()  # something has happened
-        self.future: asyncio.Future[None] | None = None
+        self.wait: Wait[None] | None = None
 
     @property
     def answered(self) -> bool:
@@ -124,21 +127,12 @@ class _Item:
 
 
 def _wake(items: Sequence[_Item]) -> None:
-    """Tell who waits for these items that something has happened; an event loop is told once for all of them."""
-    futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    """Tell who waits for these items that something has happened. Without the lanes' lock: who waits goes on here."""
     for item in items:
-        if item.future is None:
+        if item.wait is None:
             item.inbox.put(None)
         else:
-            futures.setdefault(item.future.get_loop(), []).append(item.future)
-    for loop, waiting in futures.items():
-        loop.call_soon_threadsafe(_set, waiting)
-
-
-def _set(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
+            item.wait.set(None)
 
 
 def _retry_ms(wait_s: float) -> int:
@@ -155,7 +149,7 @@ def _check_time(wait_s: float, own_s: float, left_s: float) -> None:
 
 
 class Later(Generic[Answer]):
-    """An answer that a lane will make: `result` waits for it on this thread, `done` on an event loop.
+    """An answer that a lane will make: `result` waits for it on this thread, `done` in a coroutine of a call.
 
     Both raise Overloaded, Expired, Cancelled, Unavailable, and what the computing raised. The answer is made once.
     """
@@ -178,7 +172,7 @@ class Later(Generic[Answer]):
         """The answer."""
         if self._queue is None or self._item is None:
             return self._finish({})
-        return self._finish(await self._queue.answer_on_loop(self._item))
+        return self._finish(await self._queue.awaited(self._item))
 
 
 class _Part(NamedTuple):
@@ -203,6 +197,7 @@ class Lanes:
         self._coming: list[weakref.WeakSet[Call]] = [weakref.WeakSet() for _ in Priority]
         self._item_s = 0.0  # of one lane that what a call puts into a queue takes, of late
         self._lines: dict[tuple[int, Hashable], _Line] = {}
+        self._dropped: list[_Item] = []  # whose call is over, and who has not been told yet
         self._threads = [
             threading.Thread(target=self._work, name=f"lane-{number}", daemon=True) for number in range(count)
         ]
@@ -224,22 +219,27 @@ class Lanes:
         """End the threads; calls that wait get Unavailable."""
         with self.changed:
             self._closed = True
-            for line in self._lines.values():
-                for _, _, item in line.waiting:
-                    item.error = Unavailable("the server has stopped")
-                    _wake([item])
+            items = [item for line in self._lines.values() for _, _, item in line.waiting]
             self._lines.clear()
             self.changed.notify_all()
+        for item in items:
+            item.error = Unavailable("the server has stopped")
+        _wake(items)
         for thread in self._threads:
             thread.join()
 
-    def try_take(self, queue: Queue) -> bool:
-        """Take a lane for a caller's own thread, if one is free and nobody waits."""
+    def try_take(self, queue: Queue, alone: Call | None = None) -> bool:
+        """Take a lane for a caller's own thread, if one is free and nobody waits; for a call that must be alone, if no
+        other one computes or comes."""
         with self.changed:
             if self._closed:
                 raise Unavailable("the server has stopped")
             if not self._free or self._lines or queue.running >= queue.most_running:
                 return False
+            if alone is not None:
+                if self._free < self.count or self._others_come(alone):
+                    return False
+                self._coming[alone.priority].discard(alone)
             self._free -= 1
             queue.running += 1
             return True
@@ -278,6 +278,13 @@ class Lanes:
                 _check_time((self._ahead_s(call.priority) + coming) / self.count, 0.0, left_s)
             self._coming[call.priority].add(call)
 
+    def _others_come(self, call: Call) -> bool:
+        return sum(map(len, self._coming)) > (call in self._coming[call.priority])
+
+    def drop(self, item: _Item) -> None:
+        """Tell who waits for it that its call is over, as soon as the lock is free."""
+        self._dropped.append(item)
+
     def _ahead_s(self, priority: Priority) -> float:
         """Seconds of one lane that what is at least that urgent will take."""
         queues = {line.queue for line in self._lines.values()}
@@ -296,17 +303,21 @@ class Lanes:
         give_way()
         while True:
             with self.changed:
-                found = self._next()
-                while found is None:
+                while (found := self._next()) is None and not self._dropped:
                     if self._closed:
                         return
                     self.changed.wait(self._patience())
-                    found = self._next()
-                line, parts = found
-                self._free -= 1
-                line.queue.running += 1
-                if self._lines and self._free:
-                    self.changed.notify()  # what is left is for the next free lane
+                dropped, self._dropped = self._dropped, []
+                if found is not None:
+                    line, parts = found
+                    self._free -= 1
+                    line.queue.running += 1
+                    if self._lines and self._free:
+                        self.changed.notify()  # what is left is for the next free lane
+            _wake(dropped)
+            del dropped
+            if found is None:
+                continue
             try:
                 line.queue.compute(parts)
             finally:
@@ -354,7 +365,7 @@ class _Line:
             if not item.left:
                 item.left = True
                 self.queue.waits(item, item.taken - item.count)
-                _wake([item])
+                self.queue.lanes.drop(item)
         return None
 
     def ready(self) -> bool:
@@ -397,6 +408,7 @@ class Queue:
     ) -> None:
         self.lanes, self.model, self.transport, self.batching = lanes, model, transport, batching
         self.whole = whole
+        self.in_one_pass = isinstance(transport, OnnxRuntime | OpenVinoRuntime) and not whole  # of known length
         self._input = model.input.name if isinstance(model, Manifest) else ""
         self.running = 0  # lanes at work. Under the lanes' lock, as the next
         self._waiting = [0] * len(Priority)  # windows that wait, by how urgent they are
@@ -459,12 +471,14 @@ class Queue:
         item.call.charge(item.count)
         return Later(self, item, lambda outputs: outputs)
 
-    async def answer_on_loop(self, item: _Item) -> Outputs:
-        """The outputs of an item, awaited: a lane's thread computes them."""
-        item.future = asyncio.get_running_loop().create_future()
+    async def awaited(self, item: _Item) -> Outputs:
+        """The outputs of an item, awaited: a lane computes them, and its thread goes on with the call."""
+        if 0 < item.count * self.window_s < BRIEF_S and self.in_one_pass and self._at_once(item, item.call):
+            return item.outputs
+        item.wait = Wait()
         self.lanes.put(self, item)
         try:
-            await item.future
+            await item.wait
             if not item.answered:  # it was dropped
                 item.call.check()
         finally:
@@ -475,18 +489,26 @@ class Queue:
 
     def answer(self, item: _Item) -> Outputs:
         """The outputs of an item, computed on this thread if a lane is free for it."""
-        at_once = not self.batching.batch_timeout_micros and item.count <= self.size(item.samples)
-        if at_once and self.lanes.try_take(self):
-            item.taken = item.count
-            try:
-                self.compute([_Part(item, 0, item.taken)])
-            finally:
-                self.lanes.give_back(self)
-        else:
+        if not self._at_once(item):
             self._wait(item)
         if item.error is not None:
             raise item.error
         return item.outputs
+
+    def _at_once(self, item: _Item, alone: Call | None = None) -> bool:
+        """Compute an item on this thread if there is a lane for that. Raises what goes wrong."""
+        if self.batching.batch_timeout_micros or item.count > self.size(item.samples):
+            return False
+        if not self.lanes.try_take(self, alone):
+            return False
+        item.taken = item.count
+        try:
+            self.compute([_Part(item, 0, item.taken)])
+        finally:
+            self.lanes.give_back(self)
+        if item.error is not None:
+            raise item.error
+        return True
 
     def _wait(self, item: _Item) -> None:
         call = item.call

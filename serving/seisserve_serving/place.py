@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from seisserve.errors import UsageError
 
-__all__ = ["cpus", "give_way", "settle"]
+__all__ = ["cpus", "give_way", "in_no_hurry", "settle"]
 
 LESS = 5  # a third of the weight
 
@@ -31,6 +33,22 @@ def give_way() -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + LESS, 19))
+
+
+@contextmanager
+def in_no_hurry() -> Iterator[None]:
+    """Threads that are made inside do not take a processor from one that computes, but wait until it has had its turn
+    of a few milliseconds (on Linux): for threads that are woken several times for each call, for a little work each.
+    """
+    policy = os.sched_getscheduler(0) if sys.platform == "linux" else None
+    if policy is None or policy != os.SCHED_OTHER:  # whoever chose another one meant it
+        yield
+        return
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 def cpus(text: str) -> set[int]:

@@ -20,8 +20,8 @@ from grpc_health.v1 import health, health_pb2
 from seisserve.errors import SeisserveError, ServerError, UsageError
 from seisserve.runtime import processors
 from seisserve_serving import kserve_api, reflection, seismic_api, session_api, tensorflow_api
-from seisserve_serving.aio import AioServer
 from seisserve_serving.front import Front
+from seisserve_serving.grpc_server import GrpcServer
 from seisserve_serving.health import handlers
 from seisserve_serving.models import Models
 from seisserve_serving.place import give_way
@@ -90,8 +90,7 @@ class Server:
         self._calls = ThreadPoolExecutor(
             callers or 16 * processors() + 16, thread_name_prefix="call", initializer=give_way
         )
-        self._grpc = AioServer(
-            self._calls,
+        self._grpc = GrpcServer(
             [
                 ("grpc.max_receive_message_length", max_message),
                 ("grpc.max_send_message_length", max_message),
@@ -101,8 +100,8 @@ class Server:
             lambda: self._front.under_way,
         )
         self._front.admission.knock = self._grpc.knock
-        self._health = health.aio.HealthServicer()
-        self._grpc.add_generic_rpc_handlers([handlers(self._health)])
+        self._health = health.HealthServicer()
+        self._grpc.add(handlers(self._health))
         regions = Regions(max_message) if shared_memory else None
         services = {
             **tensorflow_api.services(models), **kserve_api.services(models, regions),
@@ -114,12 +113,10 @@ class Server:
             **streams[seismic_api.SEISMIC_SERVICE], **session_api.streams(self._sessions)
         }  # fmt: skip
         quick = {**tensorflow_api.quick(models), **kserve_api.quick(models, regions)}
-        self._grpc.add_generic_rpc_handlers(
-            [
+        for name in {**services, **streams}:
+            self._grpc.add(
                 self._front.service(name, self._calls, services.get(name, {}), streams.get(name), quick.get(name))
-                for name in {**services, **streams}
-            ]
-        )
+            )
         where = [self._listen(host, port, tls)] if host else []
         if socket_path:
             where.append(self._listen_on_socket(socket_path))
@@ -149,7 +146,7 @@ class Server:
             for name, healthy in now.items():
                 if self._healthy.get(name) is not healthy:
                     status = health_pb2.HealthCheckResponse
-                    self._grpc.run(self._health.set(name, status.SERVING if healthy else status.NOT_SERVING))
+                    self._health.set(name, status.SERVING if healthy else status.NOT_SERVING)
             if self._healthy.get("") and not now[""]:
                 log.error("this server is not healthy any more: %s", dead or "no model is left")
             self._healthy = now
@@ -160,7 +157,7 @@ class Server:
         delay_s: go on taking calls for so long after NOT_SERVING, for balancers that look only now and then.
         False if the grace period was too short: the callers have been told, but threads are still computing.
         """
-        self._grpc.run(self._health.enter_graceful_shutdown())
+        self._health.enter_graceful_shutdown()
         time.sleep(delay_s)
         begin = time.monotonic()
         self._front.drain()
@@ -220,10 +217,7 @@ class Server:
     def _listen(self, host: str, port: int, tls: Tls | None) -> str:
         host = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
         try:
-            if tls is None:
-                bound = self._grpc.add_insecure_port(f"{host}:{port}")
-            else:
-                bound = self._grpc.add_secure_port(f"{host}:{port}", tls.credentials())
+            bound = self._grpc.add_port(f"{host}:{port}", tls and tls.credentials())
         except RuntimeError as error:
             raise ServerError(f"cannot listen on {host}:{port}: the port is taken, or not allowed") from error
         return f"{host}:{bound}"
@@ -234,7 +228,7 @@ class Server:
             raise UsageError(f"grpc_socket_path {path} is there already, and is no socket")
         mask = os.umask(0o077)  # whoever may open the socket may call
         try:
-            self._grpc.add_insecure_port(f"unix:{path}")
+            self._grpc.add_port(f"unix:{path}")
         except RuntimeError as error:
             raise ServerError(f"cannot listen on {path}: no such folder, or not allowed") from error
         finally:

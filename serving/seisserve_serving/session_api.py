@@ -6,7 +6,6 @@ and is kept until the client has seen it. A session whose connection broke waits
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import secrets
@@ -15,10 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from concurrent import futures
 from typing import NamedTuple
-
-import grpc
 
 from seisserve import pipeline
 from seisserve.errors import ModelNotFound, SeisserveError, UsageError, WaveformError
@@ -58,8 +54,6 @@ RETRY_MS = 1000
 LONGEST_ID, LONGEST_WARNING = 255, 500  # characters: what is kept of a packet must not grow with what it says
 TOGETHER, TOGETHER_BYTES = 64, 32 << 20  # requests that are worked on at once, and as many may wait behind them
 MOST_PICKS = 10_000  # in an answer: a megabyte
-# What reading from a connection raises when it has ended, whichever of gRPC's servers it is.
-BROKEN = (grpc.RpcError, grpc.aio.BaseError, asyncio.CancelledError, futures.CancelledError)
 Requests = Iterator[wire.SessionRequest]
 Item = wire.SessionRequest | Exception | None  # None: the stream has ended
 Came = tuple[Item, float]  # and when, of time.monotonic
@@ -502,8 +496,6 @@ def _pump(requests: Requests, inbox: _Inbox) -> None:
         item: Item
         try:
             item = next(requests, None)
-        except BROKEN:
-            item = None
         except SeisserveError as error:
             item = error
         if not inbox.put(item) or not isinstance(item, wire.SessionRequest):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
 from seisserve_serving.admission import ASSUMED, Admission, Turn, Turns
-from seisserve_serving.aio import AioServer
 from seisserve_serving.calls import Priority
 from seisserve_serving.errors import Overloaded, Unavailable
+from seisserve_serving.grpc_server import GrpcServer, Rpc
 from seisserve_serving.knock import Knock, _At
+from seisserve_serving.waits import Gone, Task
 
 
 def filled(admission: Admission, client: str) -> int:
@@ -83,78 +83,79 @@ def test_as_many_again_may_wait_at_the_door() -> None:
     assert admission.over(Priority.REALTIME)
 
 
+class Line:
+    """Calls that come for their turns."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns, self.came = turns, dict[int, Turn]()
+        self.refused: list[str] = []
+
+    def join(self, number: int) -> Task:
+        async def come() -> None:
+            try:
+                self.came[number] = await self.turns.come()
+            except Overloaded as error:
+                self.refused.append(str(error))
+            except Gone:
+                pass
+
+        task = Task(come())
+        task.go_on()
+        return task
+
+
 def test_turns_come_in_order_and_as_bytes_allow() -> None:
-    async def run() -> None:
-        turns, came = Turns(2 * ASSUMED, 3), []
-
-        async def come(number: int) -> Turn:
-            turn = await turns.come()
-            came.append(number)
-            return turn
-
-        async def others() -> None:
-            for _ in range(5):
-                await asyncio.sleep(0)
-
-        first, second = await come(0), await come(1)
-        line = [asyncio.create_task(come(number)) for number in (2, 3, 4)]
-        await others()
-        assert came == [0, 1]
-        with pytest.raises(Overloaded, match="3 calls of this priority wait"):
-            await turns.come()
-        line[1].cancel()
-        first.read(5 * ASSUMED)
-        second.read(0)
-        await others()
-        assert came == [0, 1]  # the first one turned out to be large
-        first.read(0)
-        await others()
-        assert came == [0, 1, 2, 4]
-        for turn in (await line[0], await line[2]):
-            turn.read(0)
-        (await come(5)).read(0)
-
-    asyncio.run(run())
+    line = Line(Turns(2 * ASSUMED, 3))
+    tasks = [line.join(number) for number in range(6)]
+    assert list(line.came) == [0, 1]
+    assert line.refused == ["3 calls of this priority wait for their turn"]
+    tasks[3].leave()
+    line.came[0].read(5 * ASSUMED)
+    line.came[1].read(0)
+    assert list(line.came) == [0, 1]  # the first one turned out to be large
+    line.came[0].read(0)
+    assert list(line.came) == [0, 1, 2, 4]
+    for number in (2, 4):
+        line.came[number].read(0)
+    line.join(6)
+    assert list(line.came) == [0, 1, 2, 4, 6]
 
 
-def test_one_that_is_long_in_coming_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seisserve_serving.admission.SLOW_S", 0.01)
-
-    async def run() -> None:
-        turns = Turns(ASSUMED, 1)
-        slow = await turns.come()
-        (await asyncio.wait_for(turns.come(), 30)).read(0)
-        slow.read(0)
-
-    asyncio.run(run())
+def test_one_that_is_long_in_coming_does_not_hold_up_the_others() -> None:
+    line = Line(Turns(ASSUMED, 1))
+    line.join(0)
+    line.join(1)
+    line.came[0].is_slow()
+    assert list(line.came) == [0, 1]
+    line.came[0].read(ASSUMED)  # it came at last
+    line.came[1].read(0)
+    line.came[1].is_slow()
+    line.join(2)
+    assert list(line.came) == [0, 1]
+    line.came[0].read(0)
+    assert list(line.came) == [0, 1, 2]
 
 
 class Door:
-    """A server whose loop can be held, with a method that counts who was seen."""
+    """A server whose thread can be held, with a method that counts who was seen."""
 
     def __init__(self) -> None:
-        self.under_way = 0
-        self.server = AioServer(ThreadPoolExecutor(1), [], lambda: self.under_way)
-        self.server.add_generic_rpc_handlers((_Seen(self.server),))
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}")
+        self.under_way, self.release = 0, threading.Event()
+        self.server = GrpcServer([], lambda: self.under_way)
+        self.server.add({"/test.Door/Come": self.come})
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.add_port('127.0.0.1:0')}")
         self.server.start()
 
-    def call(self) -> grpc.Future:
-        return self.channel.unary_unary("/test.Door/Come").future(b"", timeout=30)
+    async def come(self, rpc: Rpc) -> None:
+        self.server.knock.seen += 1
+        body = await rpc.read()
+        if body == b"hold":
+            assert self.release.wait(30)  # the thread cannot look at anybody
+        time.sleep(0.002 if body == b"slow" else 0)
+        rpc.finish(body)
 
-
-class _Seen(grpc.GenericRpcHandler):
-    def __init__(self, server: AioServer) -> None:
-        async def answer(body: bytes, context: object) -> bytes:
-            return body
-
-        self._server, self._handler = server, grpc.unary_unary_rpc_method_handler(answer)
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        if details.method != "/test.Door/Come":
-            return None
-        self._server.knock.seen += 1
-        return self._handler
+    def call(self, body: bytes = b"") -> grpc.Future:
+        return self.channel.unary_unary("/test.Door/Come").future(body, timeout=30)
 
 
 @pytest.fixture
@@ -165,40 +166,22 @@ def door() -> Iterator[Door]:
     opened.server.stop(1).result(30)
 
 
-async def _soon(door: Door, count: int) -> int:
-    """The most calls that were known of until it is that many."""
-    most = 0
-    for _ in range(3000):
-        most = max(most, door.server.knock.calls)
-        if most >= count:
-            break
-        await asyncio.sleep(0.001)
-    return most
-
-
 def test_a_knock_finds_those_who_wait_at_the_door(door: Door) -> None:
     door.call().result()
     door.under_way = 7
-    release = threading.Event()
-
-    async def hold() -> None:
-        release.wait(30)  # the loop cannot look at anybody
-
-    calls = [door.call()]
-    holding = threading.Thread(target=lambda: door.server.run(hold()))
-    holding.start()
-    calls += [door.call() for _ in range(50)]
-    release.set()
-    holding.join()
-    assert [call.result() for call in calls] == [b""] * 51
-    assert 7 <= door.server.run(_soon(door, 8)) <= 7 + 51
+    calls = [door.call(b"hold"), *(door.call(b"slow") for _ in range(50))]
+    time.sleep(0.1)
+    door.release.set()
+    most, end = 0, time.monotonic() + 30
+    while most < 8 and time.monotonic() < end:
+        most = max(most, door.server.knock.calls)
+        time.sleep(0.001)
+    assert 8 <= most <= 7 + 51
+    assert [call.result() for call in calls] == [b"hold", *[b"slow"] * 50]
     door.under_way = 0
-
-    async def forgotten() -> None:
-        while door.server.knock.calls:
-            await asyncio.sleep(0.001)
-
-    door.server.run(asyncio.wait_for(forgotten(), 30))
+    while door.server.knock.calls and time.monotonic() < end:
+        time.sleep(0.001)
+    assert door.server.knock.calls == 0
 
 
 def test_nobody_else_can_knock(door: Door) -> None:

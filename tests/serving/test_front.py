@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -14,10 +13,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
 from seisserve.errors import BundleError, ModelNotFound, UsageError
-from seisserve_serving.aio import AioServer
 from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from seisserve_serving.front import Arrival, Done, Front, request_id
+from seisserve_serving.grpc_server import GrpcServer
 
 SERVICE = "test.Echo"
 ERRORS = {
@@ -42,19 +41,17 @@ class Echo:
         self.begun, self.go_on, self.noticed = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
         self.front = Front(most_calls=2, told=[self.done.append])
         pool = ThreadPoolExecutor(8)
-        self.server = AioServer(pool, [], lambda: self.front.under_way)
+        self.server = GrpcServer([], lambda: self.front.under_way)
         self.front.admission.knock = self.server.knock
-        self.server.add_generic_rpc_handlers(
-            [
-                self.front.service(
-                    SERVICE,
-                    pool,
-                    {"Say": (self.say, StringValue, StringValue), "Watch": (self.watch, StringValue, StringValue)},
-                    {"Add": (self.add, Int64Value, Int64Value), "Count": (self.count, StringValue, Int64Value)},
-                )
-            ]
+        self.server.add(
+            self.front.service(
+                SERVICE,
+                pool,
+                {"Say": (self.say, StringValue, StringValue), "Watch": (self.watch, StringValue, StringValue)},
+                {"Add": (self.add, Int64Value, Int64Value), "Count": (self.count, StringValue, Int64Value)},
+            )
         )
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}")
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.add_port('127.0.0.1:0')}")
         self.server.start()
 
     def say(self, request: StringValue, call: Call) -> StringValue:
@@ -298,7 +295,6 @@ def test_a_caller_who_goes_is_no_error_of_the_server(echo: Echo, name: str, capl
     hold.set()
     assert [done.code for done in echo.told(1)] == [grpc.StatusCode.CANCELLED]
     assert echo.front.wait(30)
-    gc.collect()  # asyncio complains of an exception that nobody looked at when it is thrown away
     assert echo.call("x").result()
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.INFO]
 

@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from seisserve.bundle import Bundle
 from seisserve.errors import UsageError
+from seisserve.runtime import OnnxRuntime
 from seisserve.transport import FakeTransport
 from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, Refused, Unavailable
-from seisserve_serving.lanes import Batch, Batching, Lanes, Queue
+from seisserve_serving.lanes import BRIEF_S, Batch, Batching, Lanes, Queue
+from seisserve_serving.waits import Task
 
 Array = NDArray[np.float32]
 MODEL = manifest()
@@ -404,3 +407,53 @@ def test_who_waits_when_it_closes_is_told() -> None:
     assert first.ended().error is None and not lanes.alive
     with pytest.raises(Unavailable):
         queue.predict(windows(1), Call())
+
+
+class Answered:
+    """A call as the server's thread makes it: a coroutine that awaits its answer."""
+
+    def __init__(self, queue: Queue, values: Array, call: Call) -> None:
+        self.outputs: dict[str, Array] = {}
+        self.there, self.threads = threading.Event(), list[threading.Thread]()
+        self._later = queue.later(values, call)
+        Task(self._run()).go_on()
+
+    async def _run(self) -> None:
+        self.outputs = await self._later.done()
+        self.threads.append(threading.current_thread())
+        self.there.set()
+
+
+def test_the_servers_thread_computes_only_what_is_brief_and_alone(bundle: Bundle) -> None:
+    computed_on = list[threading.Thread]()
+    lanes = Lanes(2, lambda batch: computed_on.append(threading.current_thread()))
+    queue = lanes.queue(bundle.manifest, OnnxRuntime(bundle, 2))
+    some = windows(1, 2, 3, 4, samples=bundle.manifest.window_samples)
+    first = Answered(queue, some[:1], Call())
+    assert first.there.wait(30)  # nothing is known of how long it takes
+    queue.window_s = BRIEF_S / 3
+    alone = Answered(queue, some[:2], Call())
+    assert alone.there.is_set()
+    queue.window_s = BRIEF_S / 3
+    long = Answered(queue, some[:4], Call())
+    assert long.there.wait(30)
+    queue.window_s, coming = BRIEF_S / 3, Call()
+    lanes.let_in(coming)
+    beside = Answered(queue, some[:2], Call())
+    assert beside.there.wait(30)
+    here = threading.current_thread()
+    assert [one.threads == [here] for one in (first, alone, long, beside)] == [False, True, False, False]
+    lanes.close()
+    assert [thread is here for thread in computed_on] == [False, True, False, False]
+    for name, values in beside.outputs.items():
+        np.testing.assert_array_equal(values, alone.outputs[name])
+
+
+def test_a_network_that_may_take_any_time_is_not_for_the_servers_thread(lane: Lanes) -> None:
+    gate = Gate()
+    queue = lane.queue(MODEL, gate.transport)
+    queue.window_s = BRIEF_S / 3
+    answered = Answered(queue, windows(1), Call())
+    assert not answered.there.is_set()
+    gate.open.set()
+    assert answered.there.wait(30)

@@ -34,11 +34,11 @@ from seisserve.runtimes.setup import Setup
 from seisserve.tensors import to_proto
 from seisserve.traces import from_stream
 from seisserve.transport import Arrays, Transport
-from seisserve_serving.aio import AioServer
 from seisserve_serving.calls import Call
 from seisserve_serving.counting import count_arrival, hours_and_gaps
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, PermissionDenied, Unauthenticated, Unavailable
 from seisserve_serving.front import Arrival, Done, Front
+from seisserve_serving.grpc_server import GrpcServer
 from seisserve_serving.lanes import Batching, Lanes
 from seisserve_serving.metric_table import ALIASES, METRICS, documentation
 from seisserve_serving.metrics import (
@@ -543,11 +543,9 @@ def test_a_stream_that_its_caller_leaves_is_no_fault_of_the_server(busy_with: st
 
     method = {"requests": echo, "answers": pour}[busy_with]
     pool = futures.ThreadPoolExecutor(2)
-    server = AioServer(pool, [])
-    server.add_generic_rpc_handlers(
-        [front.service("a.B", pool, {}, {"C": (method, v2.ServerLiveRequest, v2.ServerLiveResponse)})]
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
+    server = GrpcServer([])
+    server.add(front.service("a.B", pool, {}, {"C": (method, v2.ServerLiveRequest, v2.ServerLiveResponse)}))
+    port = server.add_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         answers = channel.stream_stream("/a.B/C")(requests())

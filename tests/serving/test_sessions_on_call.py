@@ -79,7 +79,7 @@ def test_no_thread_stays_behind_a_session(method: Method, serving: Serving, end:
             answers.cancel()
         else:
             assert list(answers)[-1].finished
-    wait_for(lambda: readers() == before)
+    wait_for(lambda: readers() <= before)  # some may be of a test before
     over.set()
 
 

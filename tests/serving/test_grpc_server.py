@@ -1,0 +1,187 @@
+"""The gRPC server itself, with grpcio's own client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from seisserve_serving.grpc_server import GrpcServer, Rpc
+from seisserve_serving.waits import Gone, Wait
+
+
+class Held:
+    """A server with a method that waits until it is told to go on, and some that answer at once."""
+
+    def __init__(self) -> None:
+        self.server = GrpcServer([("grpc.max_receive_message_length", 1000), ("grpc.so_reuseport", 0)])
+        self.rpcs: list[Rpc] = []
+        self.begun, self.ended = threading.Semaphore(0), threading.Semaphore(0)
+        self.waits: list[Wait[bytes]] = []
+        self.server.add(
+            {"/t.T/Echo": self.echo, "/t.T/Hold": self.hold, "/t.T/Bug": self.bug, "/t.T/Twice": self.twice}
+        )
+        self.port = self.server.add_port("127.0.0.1:0")
+        self.server.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+
+    async def echo(self, rpc: Rpc) -> None:
+        self.rpcs.append(rpc)
+        body = await rpc.read()
+        rpc.finish(b"nothing" if body is None else body, (("a", "b"), ("c", "d")))
+
+    async def hold(self, rpc: Rpc) -> None:
+        """Answer with what is set; note whether the caller goes."""
+        wait: Wait[bytes] = Wait()
+        self.waits.append(wait)
+        self.begun.release()
+        try:
+            rpc.finish(await wait)
+        except Gone:
+            self.ended.release()
+
+    async def bug(self, rpc: Rpc) -> None:
+        raise ZeroDivisionError("the secret is xyzzy")
+
+    async def twice(self, rpc: Rpc) -> None:
+        """Each request twice."""
+        while (body := await rpc.read()) is not None:
+            await rpc.write(body)
+            await rpc.write(body)
+        rpc.finish(None)
+
+    def call(self, name: str, body: bytes = b"x", timeout: float | None = 30, **options: object) -> grpc.Future:
+        return self.channel.unary_unary(f"/t.T/{name}").future(body, timeout=timeout, **options)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    opened = Held()
+    yield opened
+    opened.channel.close()
+    opened.server.stop(0).result(30)
+
+
+def test_a_call_comes_with_what_its_caller_said(held: Held) -> None:
+    answer = held.call("Echo", b"abc", 20, metadata=(("one", "1"), ("two-bin", b"\x00\xff")))
+    assert answer.result() == b"abc"
+    assert dict(answer.trailing_metadata()) == {"a": "b", "c": "d"}
+    held.call("Echo", timeout=None).result()
+    first, second = held.rpcs
+    assert (first.method, first.metadata["one"], first.metadata["two-bin"]) == ("/t.T/Echo", "1", b"\x00\xff")
+    assert first.deadline is not None and 10 < first.deadline - time.monotonic() < 21
+    assert second.deadline is None
+    assert first.peer.startswith("ipv4:127.0.0.1:") and first.certificate == "" and not first.gone
+
+
+def test_requests_and_responses_of_a_stream_keep_their_order(held: Held) -> None:
+    bodies = [bytes([number]) * number for number in range(200)]
+    answers = held.channel.stream_stream("/t.T/Twice")(iter(bodies), timeout=30)
+    assert list(answers) == [body for body in bodies for _ in range(2)]
+    assert answers.code() is grpc.StatusCode.OK
+
+
+def test_a_stream_without_requests_ends(held: Held) -> None:
+    assert list(held.channel.stream_stream("/t.T/Twice")(iter([]), timeout=30)) == []
+    assert held.channel.stream_unary("/t.T/Echo")(iter([]), timeout=30) == b"nothing"
+
+
+def test_an_unknown_method_and_a_request_that_is_too_large_have_their_codes(held: Held) -> None:
+    assert held.call("What").code() is grpc.StatusCode.UNIMPLEMENTED
+    assert held.call("Echo", bytes(1001)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert held.call("Echo", bytes(1000)).result() == bytes(1000)
+
+
+def test_an_error_in_one_call_or_timer_is_of_that_alone(held: Held, caplog: pytest.LogCaptureFixture) -> None:
+    def wrong() -> None:
+        raise ZeroDivisionError("a timer")
+
+    answer = held.call("Bug")
+    assert (answer.code(), answer.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    held.server.later(0, wrong)
+    right = threading.Event()
+    held.server.later(0, right.set)
+    assert held.call("Echo").result() == b"x"
+    assert right.wait(30)
+    assert "xyzzy" in caplog.text and "a timer" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+
+
+def test_timers_come_in_the_order_of_their_times(held: Held) -> None:
+    came, end = list[int](), threading.Event()
+    for number in (3, 1, 2):
+        held.server.later(0.02 * number, lambda number=number: came.append(number))
+    held.server.later(0.1, end.set)
+    assert end.wait(30)
+    assert came == [1, 2, 3]
+
+
+def test_whoever_has_the_answer_sends_it(held: Held) -> None:
+    calls = [held.call("Hold") for _ in range(50)]
+    for _ in calls:
+        assert held.begun.acquire(timeout=30)
+    threads = [
+        threading.Thread(target=lambda part=part: [wait.set(b"%d" % part) for wait in held.waits[part::4]])
+        for part in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    assert sorted(call.result() for call in calls) == sorted(b"%d" % (number % 4) for number in range(50))
+
+
+@pytest.mark.parametrize("how", ["cancels", "is late"])
+def test_a_caller_who_goes_is_told_of(held: Held, how: str) -> None:
+    call = held.call("Hold", timeout=0.2 if how == "is late" else 30)
+    assert held.begun.acquire(timeout=30)
+    if how == "cancels":
+        call.cancel()
+    assert held.ended.acquire(timeout=30)
+    assert not held.waits[0].set(b"too late")
+    assert held.call("Echo").result() == b"x"
+
+
+def test_stopping_ends_what_is_under_way_when_its_time_is_over(held: Held) -> None:
+    soon, never = held.call("Hold"), held.call("Hold")
+    for _ in range(2):
+        assert held.begun.acquire(timeout=30)
+    begin = time.monotonic()
+    stopped = held.server.stop(0.5)
+    held.waits[0].set(b"in time")
+    answers = {(call.exception() and call.code()) or call.result() for call in (soon, never)}  # either came first
+    assert answers <= {b"in time", grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE} and b"in time" in answers
+    assert held.ended.acquire(timeout=30)
+    stopped.result(30)
+    assert 0.4 < time.monotonic() - begin < 20
+    assert held.server.stop(0).result(1) is None
+    with pytest.raises(grpc.RpcError):
+        grpc.insecure_channel(f"127.0.0.1:{held.port}").unary_unary("/t.T/Echo")(b"", timeout=5)
+
+
+def test_a_server_that_has_not_begun_can_be_stopped() -> None:
+    assert GrpcServer([]).stop(1).result(1) is None
+
+
+def test_a_port_that_is_taken_is_refused(held: Held) -> None:
+    other = GrpcServer([("grpc.so_reuseport", 0)])
+    with pytest.raises(RuntimeError):
+        other.add_port(f"127.0.0.1:{held.port}")
+    other.stop(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not know this of threads")
+def test_the_threads_of_grpc_do_not_take_a_processor_from_one_that_computes() -> None:
+    before = set(os.listdir("/proc/self/task"))
+    held = Held()
+    assert held.call("Echo").result() == b"x"
+    own = held.server._thread.native_id
+    assert own is not None and os.sched_getscheduler(own) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert str(own) not in before
+    held.channel.close()
+    held.server.stop(0).result(30)
