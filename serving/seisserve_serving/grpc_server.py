@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -143,7 +144,7 @@ class GrpcServer:
         self._methods: dict[str, Handler] = {}
         self._due: set[_Tag] = set()  # what gRPC has not answered yet
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
-        self._timing, self._numbers = threading.Lock(), itertools.count()
+        self._timing, self._numbers, self._next_timer = threading.Lock(), itertools.count(), math.inf
         self.secret = False  # whether any port has TLS
         self._stopping, self._ended = False, Future[None]()
         with in_no_hurry():  # the threads that gRPC makes for itself
@@ -174,7 +175,7 @@ class GrpcServer:
             self._server.start()
             self._ask()
             self._thread.start()
-        self.knock.start(self.later)
+        self.knock.start()
 
     def stop(self, grace_s: float) -> Future[None]:
         """Take no new calls; end those under way when the grace period is over. The result is there after that."""
@@ -189,8 +190,10 @@ class GrpcServer:
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
         """Call a function on the server's thread, after so many seconds; from other threads, up to a second later."""
+        due = time.monotonic() + seconds
         with self._timing:
-            heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), function))
+            heapq.heappush(self._timers, (due, next(self._numbers), function))
+            self._next_timer = min(self._next_timer, due)
 
     def due(self, call: Any, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
         """Have gRPC do something for a call."""
@@ -222,28 +225,26 @@ class GrpcServer:
 
     def _serve(self) -> None:
         while not (self._stopping and not self._due):
-            event = self._queue.poll(time.time() + self._patience())
+            left_s = self._next_timer - time.monotonic()
+            event = self._queue.poll(time.time() + min(left_s, PATIENCE_S))
             try:
                 if isinstance(event.tag, _Tag):
                     self._due.discard(event.tag)
                     event.tag.then(event)
-                self._look_at_timers()
+                if self._next_timer <= time.monotonic():
+                    self._ring()
             except Exception:  # of one call, or timer: everybody else depends on this thread
                 log.exception("the server goes on after an error")
             del event  # it may be the last to hold a call that has ended
         self._server.destroy()
         self._ended.set_result(None)
 
-    def _patience(self) -> float:
+    def _ring(self) -> None:
+        """Call what a timer is due for, and note which is next."""
         with self._timing:
-            return max(self._timers[0][0] - time.monotonic(), 0.0) if self._timers else PATIENCE_S
-
-    def _look_at_timers(self) -> None:
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            with self._timing:
-                function = heapq.heappop(self._timers)[2]
-            function()
+            function = heapq.heappop(self._timers)[2]
+            self._next_timer = self._timers[0][0] if self._timers else math.inf
+        function()
 
     def _cancel_after(self, grace_s: float) -> None:
         try:

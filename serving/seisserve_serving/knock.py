@@ -12,11 +12,13 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections import deque
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
+
+from seisserve_serving.place import give_way
 
 if TYPE_CHECKING:
     from seisserve_serving.grpc_server import GrpcServer, Rpc
@@ -45,19 +47,18 @@ class Knock:
     def __init__(self, under_way: Callable[[], int]) -> None:
         self.seen = 0
         self._under_way = under_way
-        self._unheard: deque[_At] = deque()
+        self._unheard: _At | None = None
         self._last, self._waited = 0, 0  # what the last knock that was heard has told
-        self._seen_then = 0
         self._method = f"/{secrets.token_hex(16)}/Knock"  # a name that nobody else knows
         self._folder = ""
-        self._channel: grpc.Channel | None = None
+        self._over = threading.Event()
 
     @property
     def calls(self) -> int:
         """Under way and at the door, when the server knocked; at least, if it has not heard that yet."""
-        if not self._unheard:
+        at = self._unheard
+        if at is None:
             return self._last
-        at = self._unheard[0]
         return max(self._last, at.under_way + self.seen - at.seen)
 
     def listen(self, server: GrpcServer) -> None:
@@ -71,45 +72,38 @@ class Knock:
                 log.info("calls that wait at the door are not counted: %s", error)
                 self._remove()
 
-    def start(self, later: Callable[[float, Callable[[], object]], None]) -> None:
-        """Begin. later: calls a function after some seconds."""
-        if not self._folder:
-            return
-        self._channel = channel = grpc.insecure_channel(f"unix:{self._folder}/door")
-        method = channel.unary_unary(self._method)
-
-        def look() -> None:
-            if self._channel is None:
-                return
-            later(OFTEN_S if self._waited > MANY else EVERY_S, look)
-            under_way, fresh, self._seen_then = self._under_way(), self.seen - self._seen_then, self.seen
-            if fresh > SOME or (fresh and under_way > 1) or self._waited:
-                self._unheard.append(_At(self.seen, under_way))
-                method.future(b"", timeout=LONGEST_S).add_done_callback(self._back)
-            else:
-                self._last = 0
-
-        later(EVERY_S, look)
+    def start(self) -> None:
+        """Begin."""
+        if self._folder:
+            threading.Thread(target=self._go_on, name="knock", daemon=True).start()
 
     def stop(self) -> None:
         """Knock no more."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
+        self._over.set()
         self._remove()
+
+    def _go_on(self) -> None:
+        give_way()
+        with grpc.insecure_channel(f"unix:{self._folder}/door") as channel:
+            knock, seen = channel.unary_unary(self._method), 0
+            while not self._over.wait(OFTEN_S if self._waited > MANY else EVERY_S):
+                under_way, fresh, seen = self._under_way(), self.seen - seen, self.seen
+                if not (fresh > SOME or (fresh and under_way > 1) or self._waited):
+                    self._last = 0
+                    continue
+                self._unheard = _At(seen, under_way)
+                try:
+                    knock(b"", timeout=LONGEST_S)
+                except grpc.RpcError:  # nothing is known then
+                    self._unheard, self._last, self._waited = None, 0, 0
 
     async def _answer(self, rpc: Rpc) -> None:
         self._heard()
         rpc.finish(await rpc.read() or b"")
 
-    def _back(self, answer: grpc.Future) -> None:
-        if answer.cancelled() or answer.exception() is not None:  # nothing is known then
-            self._unheard.clear()
-            self._last = self._waited = 0
-
     def _heard(self) -> None:
-        if self._unheard:
-            at = self._unheard.popleft()
+        at, self._unheard = self._unheard, None
+        if at is not None:
             self._waited = self.seen - at.seen
             self._last = at.under_way + self._waited
 

@@ -75,7 +75,7 @@ def test_as_many_again_may_wait_at_the_door() -> None:
     admission.knock = knock
     for _ in range(19):
         admission.seen()
-    knock._unheard.append(_At(0, 0))
+    knock._unheard = _At(0, 0)
     assert not admission.over(Priority.REALTIME) and admission.over(Priority.NORMAL)
     admission.seen()
     assert admission.over(Priority.REALTIME)
