@@ -5,6 +5,7 @@ Nothing here looks into a call's request: what is refused has cost next to nothi
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -13,7 +14,7 @@ from collections import Counter, OrderedDict, deque
 from seisserve_serving.calls import Priority
 from seisserve_serving.errors import Overloaded, Unavailable
 from seisserve_serving.knock import Knock
-from seisserve_serving.waits import Wait
+from seisserve_serving.waits import Gone, Wait
 
 __all__ = ["SLOW_S", "Admission", "Turn", "Turns"]
 
@@ -130,7 +131,12 @@ class Turns:
             else:
                 raise Overloaded(f"{len(self._line)} calls of this priority wait for their turn", RETRY_MS)
         if own is not None:
-            await own
+            try:
+                await own
+            except Gone:
+                with self._lock, contextlib.suppress(ValueError):  # it may have been called meanwhile
+                    self._line.remove(own)
+                raise
         return Turn(self)
 
     def hold(self, more: int) -> None:

@@ -293,9 +293,7 @@ class Front:
                             await rpc.write(body)
                     except Gone as gone:
                         call.cancel()
-                        closed: Wait[None] = Wait(shielded=True)  # what it holds must not wait to be collected
-                        pool.submit(responses.close).add_done_callback(lambda _: closed.set(None))
-                        await closed
+                        await _closed(pool, responses)  # what it holds must not wait to be collected
                         raise Cancelled(GONE) from gone
             except Exception as error:  # as in _attend
                 _abort(rpc, own_id, error)
@@ -318,7 +316,10 @@ async def _on_pool(pool: Executor, work: Callable[[Any, Call], Made], what: Any,
             made.fail(error)
         ended.set(None)
 
-    pool.submit(work, what, call).add_done_callback(over)
+    try:
+        pool.submit(work, what, call).add_done_callback(over)
+    except RuntimeError as error:
+        raise Unavailable("the server has stopped") from error
     try:
         return await made
     except Gone:
@@ -329,6 +330,17 @@ async def _on_pool(pool: Executor, work: Callable[[Any, Call], Made], what: Any,
 
 def _next(responses: Iterator[bytes], call: Call) -> bytes | None:
     return next(responses, None)
+
+
+async def _closed(pool: Executor, responses: Generator[bytes, None, None]) -> None:
+    """Close what no thread is at any more."""
+    closed: Wait[None] = Wait(shielded=True)
+    try:
+        pool.submit(responses.close).add_done_callback(lambda _: closed.set(None))
+    except RuntimeError:  # the server has stopped
+        responses.close()
+    else:
+        await closed
 
 
 def _incoming(rpc: Rpc, call: Call) -> Iterator[bytes]:

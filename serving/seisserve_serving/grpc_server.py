@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 Trailing = Sequence[tuple[str, str]]
 PATIENCE_S = 1.0
 NEVER_S = 1e9  # gRPC's deadline of a call without one is that far away, or infinite
-MOMENT_S = 0.001  # gRPC first says that nothing more is to come, and then why
+MOMENT_S = 0.02  # gRPC says that nothing more is to come, and only then that this is because the caller has gone
 
 
 class Rpc:
     """A call as it comes. method: /package.Service/Method. deadline: of time.monotonic, or None.
 
-    Everything that is sent is on its way when a method returns; `Wait`s that come back need not be waited for.
+    What ends it is on its way when a method returns; a response of several must be there before the next is sent.
     """
 
-    __slots__ = ("_call", "_head_sent", "_server", "_task", "deadline", "metadata", "method")
+    __slots__ = ("_call", "_head_sent", "_over", "_server", "_task", "deadline", "metadata", "method")
 
     def __init__(self, server: GrpcServer, event: Any) -> None:
         self._server, self._call = server, event.call
@@ -47,7 +47,7 @@ class Rpc:
         self.metadata: dict[str, str | bytes] = dict(event.invocation_metadata)
         left_s = event.call_details.deadline - time.time()
         self.deadline = time.monotonic() + max(left_s, 0.0) if left_s < NEVER_S else None
-        self._head_sent = False
+        self._head_sent = self._over = False
         self._task: Task | None = None
 
     @property
@@ -111,15 +111,17 @@ class Rpc:
     async def _to_the_end(self, work: Coroutine[Wait[Any], None, None]) -> None:
         try:
             await work
-        except Gone:
+        except (Gone, GeneratorExit):  # the second: nothing will ever go on with it
             pass
-        except Exception:  # of one call: its thread has others to go on with
+        except BaseException:  # of one call, whatever it is: its thread has others to go on with
             log.exception("%s ended with an error in place of an answer", self.method)
-            self.abort(grpc.StatusCode.INTERNAL, "internal error")
+            if not self._over:
+                self.abort(grpc.StatusCode.INTERNAL, "internal error")
 
     def _end(self, message: tuple[Any, ...], code: int, text: str, trailing: Trailing) -> None:
         status = cygrpc.SendStatusFromServerOperation(tuple(trailing), code, text.encode(), 0)
         self._send((*message, status), _nothing)
+        self._over = True
 
     def _send(self, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
         head = () if self._head_sent else (cygrpc.SendInitialMetadataOperation(None, 0),)
@@ -144,9 +146,10 @@ class GrpcServer:
         self._methods: dict[str, Handler] = {}
         self._due: set[_Tag] = set()  # what gRPC has not answered yet
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
-        self._timing, self._numbers, self._next_timer = threading.Lock(), itertools.count(), math.inf
+        self._lock, self._numbers, self._next_timer = threading.Lock(), itertools.count(), math.inf
         self.secret = False  # whether any port has TLS
-        self._stopping, self._ended = False, Future[None]()
+        self._stopping = self._shut = False
+        self._ended = Future[None]()
         with in_no_hurry():  # the threads that gRPC makes for itself
             self._queue = cygrpc.CompletionQueue()
             self._server = cygrpc.Server(tuple(options), False)
@@ -180,18 +183,20 @@ class GrpcServer:
     def stop(self, grace_s: float) -> Future[None]:
         """Take no new calls; end those under way when the grace period is over. The result is there after that."""
         self.knock.stop()
-        if not self._thread.ident:
+        with self._lock:
+            first, self._stopping = not self._stopping, True
+        if first and not self._thread.ident:
             self._ended.set_result(None)
-        elif not self._stopping:
-            self._stopping = True
-            self._server.shutdown(self._queue, self._tag(_nothing))
+        elif first:
+            self._server.shutdown(self._queue, self._tag(self._has_shut))
+        if not self._ended.done():
             threading.Thread(target=self._cancel_after, args=(grace_s,), daemon=True).start()
         return self._ended
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
         """Call a function on the server's thread, after so many seconds; from other threads, up to a second later."""
         due = time.monotonic() + seconds
-        with self._timing:
+        with self._lock:
             heapq.heappush(self._timers, (due, next(self._numbers), function))
             self._next_timer = min(self._next_timer, due)
 
@@ -199,12 +204,14 @@ class GrpcServer:
         """Have gRPC do something for a call."""
         if self._ended.done():
             return
-        tag = self._tag(then)
+        tag, refused = self._tag(then), -1
         try:
-            call.start_server_batch(operations, tag)
-        except BaseException:
-            self._due.discard(tag)
-            raise
+            refused = call.start_server_batch(operations, tag)
+        finally:
+            if refused:  # it will not come back
+                self._due.discard(tag)
+        if refused:
+            raise RuntimeError(f"gRPC refuses {[type(one).__name__ for one in operations]}: its call error {refused}")
 
     def _tag(self, then: Callable[[Any], object]) -> _Tag:
         tag = _Tag(then)
@@ -212,8 +219,12 @@ class GrpcServer:
         return tag
 
     def _ask(self) -> None:
-        """Ask for the next call."""
-        self._server.request_call(self._queue, self._queue, self._tag(self._arrived))
+        """Ask for the next call, unless the server stops."""
+        tag = self._tag(self._arrived)
+        try:
+            self._server.request_call(self._queue, self._queue, tag)
+        except ValueError:  # it has been told so meanwhile
+            self._due.discard(tag)
 
     def _arrived(self, event: Any) -> None:
         if not event.success:
@@ -223,8 +234,11 @@ class GrpcServer:
         handler = self._methods.get(rpc.method, _unknown)
         rpc.begin(handler(rpc))
 
+    def _has_shut(self, event: Any) -> None:
+        self._shut = True
+
     def _serve(self) -> None:
-        while not (self._stopping and not self._due):
+        while not (self._shut and not self._due):
             left_s = self._next_timer - time.monotonic()
             event = self._queue.poll(time.time() + min(left_s, PATIENCE_S))
             try:
@@ -238,10 +252,12 @@ class GrpcServer:
             del event  # it may be the last to hold a call that has ended
         self._server.destroy()
         self._ended.set_result(None)
+        while self._timers:  # what was to be told soon is told now
+            self._ring()
 
     def _ring(self) -> None:
         """Call what a timer is due for, and note which is next."""
-        with self._timing:
+        with self._lock:
             function = heapq.heappop(self._timers)[2]
             self._next_timer = self._timers[0][0] if self._timers else math.inf
         function()

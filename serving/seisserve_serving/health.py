@@ -36,9 +36,9 @@ def handlers(servicer: health.HealthServicer) -> dict[str, Handler]:
                 servicer.Watch(request, context, mail.put)
                 while True:
                     await rpc.write((await mail.get()).SerializeToString())
-            finally:  # the caller has gone
+            finally:  # the caller has gone; the servicer may be at its list of callers on this very thread
                 for callback in context.callbacks:
-                    callback()
+                    rpc.later(0.0, callback)
 
     return {f"/{health.SERVICE_NAME}/Check": check, f"/{health.SERVICE_NAME}/Watch": watch}
 
@@ -59,11 +59,11 @@ class _Context:
 
 
 class _Mail:
-    """Responses from any thread to one call that waits for them."""
+    """The newest response, from any thread, for one call that waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._responses: deque[health_pb2.HealthCheckResponse] = deque()
+        self._responses: deque[health_pb2.HealthCheckResponse] = deque(maxlen=1)
         self._come: Wait[None] = Wait()
 
     def put(self, response: health_pb2.HealthCheckResponse) -> None:

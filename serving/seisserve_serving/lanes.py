@@ -554,7 +554,7 @@ class Queue:
             for part in parts if len(parts) > 1 else ():
                 self.compute([part])
             return
-        except BaseException as error:  # whoever waits must hear of it, whatever it is; the caller's thread raises it
+        except BaseException as error:  # it is raised where the call waits, whatever it is
             self._tell(parts, None, error)
             return
         compute_s = time.monotonic() - begin

@@ -85,7 +85,7 @@ def _facts(done: Done) -> dict[str, Any]:
         facts["windows"] = call.windows
     if arrival.size:
         facts["bytes"] = arrival.size
-    facts |= {f"{stage}_s": round(seconds, 6) for stage, seconds in call.spent.items()}
+    facts |= {f"{stage}_s": round(seconds, 6) for stage, seconds in list(call.spent.items())}
     if done.error is not None and done.code is not grpc.StatusCode.INTERNAL:  # that one has a line of its own
         facts["error"] = str(done.error)[: 5 * MOST_CHARACTERS]
     return facts

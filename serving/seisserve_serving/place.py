@@ -40,15 +40,23 @@ def in_no_hurry() -> Iterator[None]:
     """Threads that are made inside do not take a processor from one that computes, but wait until it has had its turn
     of a few milliseconds (on Linux): for threads that are woken several times for each call, for a little work each.
     """
-    policy = os.sched_getscheduler(0) if sys.platform == "linux" else None
-    if policy is None or policy != os.SCHED_OTHER:  # whoever chose another one meant it
-        yield
-        return
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    changed = _schedule("SCHED_OTHER", "SCHED_BATCH")
     try:
         yield
     finally:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
+        if changed:
+            _schedule("SCHED_BATCH", "SCHED_OTHER")
+
+
+def _schedule(before: str, after: str) -> bool:
+    """Have this thread scheduled another way, if it is scheduled in that one: whoever chose a third meant it."""
+    if sys.platform != "linux" or os.sched_getscheduler(0) != getattr(os, before):
+        return False
+    try:
+        os.sched_setscheduler(0, getattr(os, after), os.sched_param(0))
+    except OSError:  # some sandboxes do not allow it
+        return False
+    return True
 
 
 def cpus(text: str) -> set[int]:

@@ -58,9 +58,13 @@ class Wait(Generic[Value]):
             return not self._over
 
     def result(self) -> Value:
-        """What was set. Raises the error in place of it."""
-        if self._error is not None:
-            raise self._error
+        """What was set. Raises the error in place of it, the first time."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame: together they would keep the whole call until gc comes
         value: Value = self._value
         return value
 

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from seisserve.bundle import find
 from seisserve.proto import tensorflow_serving_wire_pb2 as wire
 from seisserve.tensors import to_proto
+from seisserve_serving.grpc_server import GrpcServer, Rpc
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 LIMITS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -183,8 +185,8 @@ class BareGrpc(NamedTuple):
 
 @contextmanager
 def bare_grpc(what: str) -> Iterator[BareGrpc]:
-    """A server of gRPC's asyncio kind: what gRPC itself costs. what: "echo" gives back the bytes that it gets, "refuse"
-    refuses every call, before it has read it."""
+    """A server that does nothing else. what: "echo" gives back the bytes that it gets, "refuse" refuses every call,
+    before it has read it, both on our gRPC server; "asyncio" is the echo of grpcio's asyncio server."""
     process = subprocess.Popen([sys.executable, __file__, what], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -201,21 +203,31 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def _bare(what: str) -> None:
+async def _asyncio_echo() -> None:
     async def same(body: bytes, context: Any) -> bytes:
         return body
 
-    async def refuse(bodies: Any, context: Any) -> None:
-        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("grpc-retry-pushback-ms", "200"),))
-
     server = grpc.aio.server(options=LIMITS)
     service, _, method = PREDICT[1:].partition("/")
-    echo, refusal = grpc.unary_unary_rpc_method_handler(same), grpc.stream_unary_rpc_method_handler(refuse)
-    handlers = {method: {"echo": echo, "refuse": refusal}[what]}
+    handlers = {method: grpc.unary_unary_rpc_method_handler(same)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     print(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", flush=True)
     await server.start()
     await server.wait_for_termination()
+
+
+def _bare(what: str) -> None:
+    async def echo(rpc: Rpc) -> None:
+        rpc.finish(await rpc.read())
+
+    async def refuse(rpc: Rpc) -> None:
+        rpc.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("grpc-retry-pushback-ms", "200"),))
+
+    server = GrpcServer(LIMITS)
+    server.add({PREDICT: {"echo": echo, "refuse": refuse}[what]})
+    print(f"127.0.0.1:{server.add_port('127.0.0.1:0')}", flush=True)
+    server.start()
+    threading.Event().wait()
 
 
 async def _run(plan: Plan) -> Calls:
@@ -287,8 +299,10 @@ async def _run(plan: Plan) -> Calls:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] in ("echo", "refuse"):
-        uvloop.run(_bare(sys.argv[1]))
+    if sys.argv[1] == "asyncio":
+        uvloop.run(_asyncio_echo())
+    elif sys.argv[1] in ("echo", "refuse"):
+        _bare(sys.argv[1])
     else:
         told = msgspec.json.decode(sys.argv[1], type=Plan)
         uvloop.run(_run(told)).tofile(told.result)

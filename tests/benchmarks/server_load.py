@@ -4,8 +4,9 @@
 
 One caller with one window a call (p50, p99); 8 and 32 such callers; two callers with 64 windows a call. Callers are a
 process of their own on the same processors (`load`). The bare rate is that of as many onnxruntime sessions of one
-thread as there are processors, side by side, on the batches of the server; bare gRPC is an asyncio server that gives
-back the bytes of the same requests. Rounds of all cases alternate; medians and ranges are printed.
+thread as there are processors, side by side, on the batches of the server. The two echoes give back the bytes of the
+same requests: one on our gRPC server, one on grpcio's asyncio server. Rounds of all cases alternate; medians and ranges
+are printed, and the processor time of the server for each call.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 
 import click
 import numpy as np
-from load import Group, Load, bare_grpc, rate, served, spread
+from load import BareGrpc, Group, Load, Served, bare_grpc, rate, served, spread
 
 from seisserve.bundle import Bundle, find
 from seisserve.runtime import OnnxRuntime, processors
@@ -68,18 +69,26 @@ def main(model: str, precision: str, seconds: float, rounds: int, server: str | 
     bare_rates: list[float] = []
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     latencies: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    costs: dict[tuple[str, str], list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        address = server or stack.enter_context(served("--precision", precision)).address
-        places = {server or "seisserve": address, "bare grpcio echo": stack.enter_context(bare_grpc("echo")).address}
+        places: dict[str, Served | BareGrpc] = (
+            {} if server else {"seisserve": stack.enter_context(served("--precision", precision))}
+        )
+        places["bare echo"] = stack.enter_context(bare_grpc("echo"))
+        places["bare asyncio echo"] = stack.enter_context(bare_grpc("asyncio"))
+        addresses = {place: one.address for place, one in places.items()} | ({server: server} if server else {})
         if not server and (several := processors()) > 1:
             own = served("--precision", precision, "--workers", str(several))
-            places[f"seisserve, {several} workers"] = stack.enter_context(own).address
+            addresses[f"seisserve, {several} workers"] = stack.enter_context(own).address
         for _ in range(rounds):
             bare_rates.append(bare.rate(seconds))
             for case, (callers, windows) in CASES.items():
-                for place, where in places.items():
+                for place, where in addresses.items():
+                    before_s = places[place].cpu_s() if place in places else 0.0
                     load = Load(where, model, seconds, Group(callers=callers, windows=windows))
                     calls = load.calls()
+                    if place in places:
+                        costs[place, case].append(1e3 * (places[place].cpu_s() - before_s) / len(calls))
                     if failed := np.count_nonzero(calls["code"]):
                         raise click.ClickException(f"{place}, {case}: {failed} of {len(calls)} calls failed")
                     rates[place, case].append(rate(calls, load.begun, seconds, windows))
@@ -88,12 +97,14 @@ def main(model: str, precision: str, seconds: float, rounds: int, server: str | 
     base = statistics.median(bare_rates)
     click.echo(f"Bare sessions side by side, {bare.size} windows a call: {spread(bare_rates)} windows/s\n")
     click.echo(
-        "| server | case | p50 ms | p99 ms | windows/s | of bare sessions |\n| --- | --- | --- | --- | --- | --- |"
+        "| server | case | p50 ms | p99 ms | windows/s | of bare sessions | processor ms a call |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |"
     )
     for (place, case), found in rates.items():
         p50, p99 = (statistics.median(column) for column in zip(*latencies[place, case], strict=True))
         share = f"{statistics.median(found) / base:.0%}"
-        click.echo(f"| {place} | {case} | {p50:.2f} | {p99:.2f} | {spread(found)} | {share} |")
+        cost = f"{statistics.median(costs[place, case]):.2f}" if costs[place, case] else "-"
+        click.echo(f"| {place} | {case} | {p50:.2f} | {p99:.2f} | {spread(found)} | {share} | {cost} |")
 
 
 if __name__ == "__main__":

@@ -121,6 +121,19 @@ def test_turns_come_in_order_and_as_bytes_allow() -> None:
     assert list(line.came) == [0, 1, 2, 4, 6]
 
 
+def test_those_who_have_gone_leave_the_line() -> None:
+    line = Line(Turns(ASSUMED, 2))
+    tasks = [line.join(number) for number in range(3)]
+    for task in tasks[1:]:
+        task.leave()
+    for number in (3, 4):
+        line.join(number)
+    assert not line.refused
+    line.came[0].read(0)
+    line.came[3].read(0)
+    assert list(line.came) == [0, 3, 4]
+
+
 def test_one_that_is_long_in_coming_does_not_hold_up_the_others() -> None:
     line = Line(Turns(ASSUMED, 1))
     line.join(0)

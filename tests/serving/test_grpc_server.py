@@ -25,7 +25,14 @@ class Held:
         self.begun, self.ended = threading.Semaphore(0), threading.Semaphore(0)
         self.waits: list[Wait[bytes]] = []
         self.server.add(
-            {"/t.T/Echo": self.echo, "/t.T/Hold": self.hold, "/t.T/Bug": self.bug, "/t.T/Twice": self.twice}
+            {
+                "/t.T/Echo": self.echo,
+                "/t.T/Hold": self.hold,
+                "/t.T/Bug": self.bug,
+                "/t.T/Twice": self.twice,
+                "/t.T/Again": self.again,
+                "/t.T/Slow": self.slow,
+            }
         )
         self.port = self.server.add_port("127.0.0.1:0")
         self.server.start()
@@ -47,7 +54,18 @@ class Held:
             self.ended.release()
 
     async def bug(self, rpc: Rpc) -> None:
-        raise ZeroDivisionError("the secret is xyzzy")
+        raise SystemExit("the secret is xyzzy") if await rpc.read() == b"exit" else ZeroDivisionError("xyzzy")
+
+    async def again(self, rpc: Rpc) -> None:
+        """End twice, which gRPC does not allow."""
+        rpc.finish(b"first")
+        rpc.finish(b"second")
+
+    async def slow(self, rpc: Rpc) -> None:
+        """Hold up the server's thread."""
+        self.begun.release()
+        time.sleep(0.5)
+        rpc.finish(b"slow")
 
     async def twice(self, rpc: Rpc) -> None:
         """Each request twice."""
@@ -102,14 +120,17 @@ def test_an_error_in_one_call_or_timer_is_of_that_alone(held: Held, caplog: pyte
     def wrong() -> None:
         raise ZeroDivisionError("a timer")
 
-    answer = held.call("Bug")
-    assert (answer.code(), answer.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    for body in (b"bug", b"exit"):
+        answer = held.call("Bug", body)
+        assert (answer.code(), answer.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert held.call("Again").result() == b"first"
     held.server.later(0, wrong)
     right = threading.Event()
     held.server.later(0, right.set)
     assert held.call("Echo").result() == b"x"
     assert right.wait(30)
-    assert "xyzzy" in caplog.text and "a timer" in caplog.text
+    for text in ("secret is xyzzy", "a timer", "gRPC refuses"):
+        assert text in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
 
 
@@ -163,8 +184,30 @@ def test_stopping_ends_what_is_under_way_when_its_time_is_over(held: Held) -> No
         grpc.insecure_channel(f"127.0.0.1:{held.port}").unary_unary("/t.T/Echo")(b"", timeout=5)
 
 
-def test_a_server_that_has_not_begun_can_be_stopped() -> None:
-    assert GrpcServer([]).stop(1).result(1) is None
+def test_calls_that_come_while_it_is_stopped_do_not_keep_it(held: Held) -> None:
+    first = held.call("Slow")
+    assert held.begun.acquire(timeout=30)
+    others = [held.call("Echo") for _ in range(5)]
+    time.sleep(0.1)
+    stopped = held.server.stop(10)
+    assert first.result() == b"slow"
+    stopped.result(5)
+    for call in others:  # one that gRPC had handed over is answered; the others hear that nobody is there
+        assert call.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def test_the_shorter_grace_period_counts(held: Held) -> None:
+    call = held.call("Hold")
+    assert held.begun.acquire(timeout=30)
+    stopped = held.server.stop(100)
+    assert held.server.stop(0) is stopped
+    stopped.result(30)
+    assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+
+
+def test_a_server_that_has_not_begun_can_be_stopped_more_than_once() -> None:
+    server = GrpcServer([])
+    assert server.stop(1).result(1) is None and server.stop(1).result(1) is None
 
 
 def test_a_port_that_is_taken_is_refused(held: Held) -> None:
@@ -183,5 +226,17 @@ def test_the_threads_of_grpc_do_not_take_a_processor_from_one_that_computes() ->
     assert own is not None and os.sched_getscheduler(own) == os.SCHED_BATCH
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
     assert str(own) not in before
+    held.channel.close()
+    held.server.stop(0).result(30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not know this of threads")
+def test_a_system_that_does_not_allow_that_is_served_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*what: object) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    held = Held()
+    assert held.call("Echo").result() == b"x"
     held.channel.close()
     held.server.stop(0).result(30)

@@ -12,11 +12,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from serving.small_models import add_bundle, end, eventually, served
 
 from seisserve.proto import inference_wire_pb2 as v2
 from seisserve_serving.front import Front
+from seisserve_serving.grpc_server import GrpcServer
+from seisserve_serving.health import handlers
 from seisserve_serving.metrics import Metrics
 from seisserve_serving.models import Models
 from seisserve_serving.server import Server
@@ -107,3 +109,33 @@ def test_a_lane_that_has_died_is_no_health_of_anything(site: Site) -> None:
     assert (site.health(), site.health("picker"), site.live()) == (NOT_SERVING, NOT_SERVING, False)
     for path in ("/healthz", "/readyz"):
         assert site.get(path) == (503, "a computing thread has died\n")
+
+
+def test_watchers_may_go_while_the_status_changes() -> None:
+    servicer = health.HealthServicer()
+    server = GrpcServer([])
+    server.add(handlers(servicer))
+    port = server.add_port("127.0.0.1:0")
+    server.start()
+    over, wrong = threading.Event(), list[BaseException]()
+
+    def change() -> None:
+        try:
+            while not over.is_set():
+                servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        except BaseException as error:
+            wrong.append(error)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch
+        for _ in range(200):
+            answers = watch(health_pb2.HealthCheckRequest(), timeout=30)
+            assert next(answers).status == health_pb2.HealthCheckResponse.SERVING
+            answers.cancel()
+    eventually(lambda: not servicer._send_response_callbacks[""])
+    over.set()
+    changing.join()
+    assert not wrong and not servicer._send_response_callbacks[""]
+    server.stop(0).result(30)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -94,3 +97,29 @@ def test_a_wait_that_is_set_while_its_caller_goes_ends_once() -> None:
         for thread in both:
             thread.join()
         assert work.noted in ([1, "end"], [Gone, "end"])
+
+
+@pytest.mark.parametrize("end", ["leaves", "fails", "is answered"])
+def test_nothing_of_a_call_stays_when_it_has_ended(end: str) -> None:
+    """Its request may be large, and gc is long in coming."""
+
+    class Request:
+        pass
+
+    async def attend(request: Request) -> None:
+        with contextlib.suppress(Gone, ValueError):
+            await wait
+
+    gc.disable()
+    try:
+        wait: Wait[int] = Wait()
+        request = Request()
+        kept = weakref.ref(request)
+        task = Task(attend(request))
+        del request
+        task.go_on()
+        assert kept() is not None
+        {"leaves": task.leave, "fails": lambda: wait.fail(ValueError()), "is answered": lambda: wait.set(1)}[end]()
+        assert kept() is None
+    finally:
+        gc.enable()
