@@ -1,8 +1,8 @@
 """A gRPC server on gRPC's core, with one thread of its own that waits for what happens on all connections.
 
 It has what grpcio's own servers are made of (the module `cygrpc`, which is theirs and not public) and none of what they
-do besides: an answer costs a third of what it costs on grpcio's asyncio server (docs/performance.md). Calls are
-coroutines (`waits`); whoever has computed an answer sends it.
+do besides: an answer costs less than half of what it costs on grpcio's asyncio server (docs/performance.md). Calls
+are coroutines (`waits`); whoever has computed an answer sends it.
 """
 
 from __future__ import annotations
