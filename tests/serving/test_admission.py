@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from serving.loopback import Loopback
 
 from seisserve_serving.admission import ASSUMED, Admission, Turn, Turns
 from seisserve_serving.calls import Priority
@@ -149,15 +150,12 @@ def test_one_that_is_long_in_coming_does_not_hold_up_the_others() -> None:
     assert list(line.came) == [0, 1, 2]
 
 
-class Door:
+class Door(Loopback):
     """A server whose thread can be held, with a method that counts who was seen."""
 
     def __init__(self) -> None:
         self.under_way, self.release = 0, threading.Event()
-        self.server = GrpcServer([], lambda: self.under_way)
-        self.server.add({"/test.Door/Come": self.come})
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.add_port('127.0.0.1:0')}")
-        self.server.start()
+        super().__init__(GrpcServer([], lambda: self.under_way), {"/test.Door/Come": self.come})
 
     async def come(self, rpc: Rpc) -> None:
         self.server.knock.seen += 1
@@ -173,10 +171,8 @@ class Door:
 
 @pytest.fixture
 def door() -> Iterator[Door]:
-    opened = Door()
-    yield opened
-    opened.channel.close()
-    opened.server.stop(1).result(30)
+    with Door() as opened:
+        yield opened
 
 
 def test_a_knock_finds_those_who_wait_at_the_door(door: Door) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
+from serving.loopback import Loopback
 
 from seisserve.errors import BundleError, ModelNotFound, UsageError
 from seisserve_serving.calls import Call, Priority
@@ -32,7 +33,7 @@ ERRORS = {
 }
 
 
-class Echo:
+class Echo(Loopback):
     """A server of one service with a method that answers, fails or waits as it is told, and a stream that adds up."""
 
     def __init__(self) -> None:
@@ -41,18 +42,15 @@ class Echo:
         self.begun, self.go_on, self.noticed = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
         self.front = Front(most_calls=2, told=[self.done.append])
         pool = ThreadPoolExecutor(8)
-        self.server = GrpcServer([], lambda: self.front.under_way)
-        self.front.admission.knock = self.server.knock
-        self.server.add(
-            self.front.service(
-                SERVICE,
-                pool,
-                {"Say": (self.say, StringValue, StringValue), "Watch": (self.watch, StringValue, StringValue)},
-                {"Add": (self.add, Int64Value, Int64Value), "Count": (self.count, StringValue, Int64Value)},
-            )
+        server = GrpcServer([], lambda: self.front.under_way)
+        self.front.admission.knock = server.knock
+        methods = self.front.service(
+            SERVICE,
+            pool,
+            {"Say": (self.say, StringValue, StringValue), "Watch": (self.watch, StringValue, StringValue)},
+            {"Add": (self.add, Int64Value, Int64Value), "Count": (self.count, StringValue, Int64Value)},
         )
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.add_port('127.0.0.1:0')}")
-        self.server.start()
+        super().__init__(server, methods)
 
     def say(self, request: StringValue, call: Call) -> StringValue:
         self.calls.append(call)
@@ -105,11 +103,9 @@ class Echo:
 
 @pytest.fixture
 def echo() -> Iterator[Echo]:
-    opened = Echo()
-    yield opened
-    opened.go_on.set()
-    opened.channel.close()
-    opened.server.stop(1).result(30)
+    with Echo() as opened:
+        yield opened
+        opened.go_on.set()
 
 
 @pytest.mark.parametrize("name", sorted(ERRORS))

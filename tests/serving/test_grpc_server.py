@@ -11,32 +11,24 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from serving.loopback import Loopback
 
 from seisserve_serving.grpc_server import GrpcServer, Rpc
 from seisserve_serving.waits import Gone, Wait
 
 
-class Held:
+class Held(Loopback):
     """A server with a method that waits until it is told to go on, and some that answer at once."""
 
     def __init__(self) -> None:
-        self.server = GrpcServer([("grpc.max_receive_message_length", 1000), ("grpc.so_reuseport", 0)])
         self.rpcs: list[Rpc] = []
         self.begun, self.ended = threading.Semaphore(0), threading.Semaphore(0)
         self.waits: list[Wait[bytes]] = []
-        self.server.add(
-            {
-                "/t.T/Echo": self.echo,
-                "/t.T/Hold": self.hold,
-                "/t.T/Bug": self.bug,
-                "/t.T/Twice": self.twice,
-                "/t.T/Again": self.again,
-                "/t.T/Slow": self.slow,
-            }
+        methods = (self.echo, self.hold, self.bug, self.twice, self.again, self.slow)
+        super().__init__(
+            GrpcServer([("grpc.max_receive_message_length", 1000), ("grpc.so_reuseport", 0)]),
+            {f"/t.T/{method.__name__.title()}": method for method in methods},
         )
-        self.port = self.server.add_port("127.0.0.1:0")
-        self.server.start()
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
 
     async def echo(self, rpc: Rpc) -> None:
         self.rpcs.append(rpc)
@@ -80,10 +72,8 @@ class Held:
 
 @pytest.fixture
 def held() -> Iterator[Held]:
-    opened = Held()
-    yield opened
-    opened.channel.close()
-    opened.server.stop(0).result(30)
+    with Held() as opened:
+        yield opened
 
 
 def test_a_call_comes_with_what_its_caller_said(held: Held) -> None:
@@ -220,14 +210,12 @@ def test_a_port_that_is_taken_is_refused(held: Held) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not know this of threads")
 def test_the_threads_of_grpc_do_not_take_a_processor_from_one_that_computes() -> None:
     before = set(os.listdir("/proc/self/task"))
-    held = Held()
-    assert held.call("Echo").result() == b"x"
-    own = held.server._thread.native_id
-    assert own is not None and os.sched_getscheduler(own) == os.SCHED_BATCH
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
-    assert str(own) not in before
-    held.channel.close()
-    held.server.stop(0).result(30)
+    with Held() as held:
+        assert held.call("Echo").result() == b"x"
+        own = held.server._thread.native_id
+        assert own is not None and os.sched_getscheduler(own) == os.SCHED_BATCH
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+        assert str(own) not in before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not know this of threads")
@@ -236,7 +224,5 @@ def test_a_system_that_does_not_allow_that_is_served_as_well(monkeypatch: pytest
         raise PermissionError("not here")
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
-    held = Held()
-    assert held.call("Echo").result() == b"x"
-    held.channel.close()
-    held.server.stop(0).result(30)
+    with Held() as held:
+        assert held.call("Echo").result() == b"x"

@@ -13,6 +13,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from serving.loopback import Loopback
 from serving.small_models import add_bundle, end, eventually, served
 
 from seisserve.proto import inference_wire_pb2 as v2
@@ -113,10 +114,6 @@ def test_a_lane_that_has_died_is_no_health_of_anything(site: Site) -> None:
 
 def test_watchers_may_go_while_the_status_changes() -> None:
     servicer = health.HealthServicer()
-    server = GrpcServer([])
-    server.add(handlers(servicer))
-    port = server.add_port("127.0.0.1:0")
-    server.start()
     over, wrong = threading.Event(), list[BaseException]()
 
     def change() -> None:
@@ -128,14 +125,13 @@ def test_watchers_may_go_while_the_status_changes() -> None:
 
     changing = threading.Thread(target=change)
     changing.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch
+    with Loopback(GrpcServer([]), handlers(servicer)) as loopback:
+        watch = health_pb2_grpc.HealthStub(loopback.channel).Watch
         for _ in range(200):
             answers = watch(health_pb2.HealthCheckRequest(), timeout=30)
             assert next(answers).status == health_pb2.HealthCheckResponse.SERVING
             answers.cancel()
-    eventually(lambda: not servicer._send_response_callbacks[""])
+        eventually(lambda: not servicer._send_response_callbacks[""])
     over.set()
     changing.join()
     assert not wrong and not servicer._send_response_callbacks[""]
-    server.stop(0).result(30)

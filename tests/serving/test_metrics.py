@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from serving.loopback import Loopback
 
 from seisserve import FakeTransport, Trace, __version__, runtime
 from seisserve.bundle import Bundle
@@ -543,17 +544,13 @@ def test_a_stream_that_its_caller_leaves_is_no_fault_of_the_server(busy_with: st
 
     method = {"requests": echo, "answers": pour}[busy_with]
     pool = futures.ThreadPoolExecutor(2)
-    server = GrpcServer([])
-    server.add(front.service("a.B", pool, {}, {"C": (method, v2.ServerLiveRequest, v2.ServerLiveResponse)}))
-    port = server.add_port("127.0.0.1:0")
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        answers = channel.stream_stream("/a.B/C")(requests())
+    methods = front.service("a.B", pool, {}, {"C": (method, v2.ServerLiveRequest, v2.ServerLiveResponse)})
+    with Loopback(GrpcServer([]), methods) as loopback:
+        answers = loopback.channel.stream_stream("/a.B/C")(requests())
         assert next(answers)
         answers.cancel()
         left.set()
         assert told.wait(30)
-    server.stop(0).result(30)
     (key,) = Scrape(metrics).series("seisserve_requests_total")
     assert dict(key)["code"] == "CANCELLED"
 
