@@ -141,17 +141,14 @@ class Turns:
 
     def hold(self, more: int) -> None:
         """So many more bytes are at work, or fewer."""
-        with self._lock:
-            self._held += more
         while True:
             with self._lock:
+                self._held += more
                 if not self._line or self._held >= self._most:
                     return
                 first = self._line.popleft()
                 self._held += ASSUMED
-            if not first.set(None):  # its caller has gone
-                with self._lock:
-                    self._held -= ASSUMED
+            more = 0 if first.set(None) else -ASSUMED  # if its caller has gone
 
 
 class Turn:

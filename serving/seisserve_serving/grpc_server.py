@@ -48,7 +48,7 @@ class Rpc:
         left_s = event.call_details.deadline - time.time()
         self.deadline = time.monotonic() + max(left_s, 0.0) if left_s < NEVER_S else None
         self._head_sent = self._over = False
-        self._task: Task | None = None
+        self._task: Task  # there from `begin` on
 
     @property
     def peer(self) -> str:
@@ -67,7 +67,7 @@ class Rpc:
     @property
     def gone(self) -> bool:
         """Whether the caller has gone."""
-        return self._task is not None and self._task.gone
+        return self._task.gone
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
         """As `GrpcServer.later`."""
@@ -129,10 +129,10 @@ class Rpc:
         self._head_sent = True
 
     def _do(self, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
-        self._server.due(self._call, operations, then)
+        self._server.do(self._call, operations, then)
 
     def _closed(self, event: Any) -> None:
-        if event.batch_operations[0].cancelled() and self._task is not None:
+        if event.batch_operations[0].cancelled():
             self._task.leave()
 
 
@@ -200,7 +200,7 @@ class GrpcServer:
             heapq.heappush(self._timers, (due, next(self._numbers), function))
             self._next_timer = min(self._next_timer, due)
 
-    def due(self, call: Any, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
+    def do(self, call: Any, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
         """Have gRPC do something for a call."""
         if self._ended.done():
             return

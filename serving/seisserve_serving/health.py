@@ -4,7 +4,6 @@ dead. Requests are decoded here, since a malformed one must be answered with a r
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 
 import grpc
@@ -63,31 +62,30 @@ class _Mail:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._responses: deque[health_pb2.HealthCheckResponse] = deque(maxlen=1)
+        self._newest: health_pb2.HealthCheckResponse | None = None
         self._come: Wait[None] = Wait()
 
     def put(self, response: health_pb2.HealthCheckResponse) -> None:
         with self._lock:
-            self._responses.append(response)
-            come = self._come
+            self._newest, come = response, self._come
         come.set(None)
 
     async def get(self) -> health_pb2.HealthCheckResponse:
         while True:
             with self._lock:
-                if self._responses:
-                    return self._responses.popleft()
+                newest, self._newest = self._newest, None
+                if newest is not None:
+                    return newest
                 come = self._come = Wait()
             await come
 
 
 async def _request(rpc: Rpc) -> health_pb2.HealthCheckRequest | None:
     """The request; None if it has been refused."""
-    body = await rpc.read()
+    body = await rpc.read() or b""
     try:
-        return health_pb2.HealthCheckRequest.FromString(body or b"")
+        return health_pb2.HealthCheckRequest.FromString(body)
     except DecodeError:
-        size = len(body or b"")
-        text = f"the request is no HealthCheckRequest message: its {size} bytes cannot be decoded"
+        text = f"the request is no HealthCheckRequest message: its {len(body)} bytes cannot be decoded"
         rpc.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         return None

@@ -125,6 +125,12 @@ class _Item:
         """Whether nothing more is to come: all its outputs are there, or an error."""
         return not self.to_do or self.error is not None
 
+    def result(self) -> Outputs:
+        """Its outputs. Raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return self.outputs
+
 
 def _wake(items: Sequence[_Item]) -> None:
     """Tell who waits for these items that something has happened. Without the lanes' lock: who waits goes on here."""
@@ -474,7 +480,7 @@ class Queue:
     async def awaited(self, item: _Item) -> Outputs:
         """The outputs of an item, awaited: a lane computes them, and its thread goes on with the call."""
         if 0 < item.count * self.window_s < BRIEF_S and self.in_one_pass and self._at_once(item, item.call):
-            return item.outputs
+            return item.result()
         item.wait = Wait()
         self.lanes.put(self, item)
         try:
@@ -483,20 +489,16 @@ class Queue:
                 item.call.check()
         finally:
             self.lanes.leave(self, item)
-        if item.error is not None:
-            raise item.error
-        return item.outputs
+        return item.result()
 
     def answer(self, item: _Item) -> Outputs:
         """The outputs of an item, computed on this thread if a lane is free for it."""
         if not self._at_once(item):
             self._wait(item)
-        if item.error is not None:
-            raise item.error
-        return item.outputs
+        return item.result()
 
     def _at_once(self, item: _Item, alone: Call | None = None) -> bool:
-        """Compute an item on this thread if there is a lane for that. Raises what goes wrong."""
+        """Compute an item on this thread if there is a lane for that. Whether there was."""
         if self.batching.batch_timeout_micros or item.count > self.size(item.samples):
             return False
         if not self.lanes.try_take(self, alone):
@@ -506,8 +508,6 @@ class Queue:
             self.compute([_Part(item, 0, item.taken)])
         finally:
             self.lanes.give_back(self)
-        if item.error is not None:
-            raise item.error
         return True
 
     def _wait(self, item: _Item) -> None:
