@@ -255,6 +255,8 @@ class Repository:
             return
         try:
             found = source.read()
+            if {config.name for config in self._listed or []} - {config.name for config in found}:
+                found = source.read()  # the volume may have gone between one model and the next
             if source.is_folder and self._listed and not found:
                 raise UsageError(f"{source.path} has no model any more; is its volume there?")
         except UsageError as error:
@@ -292,6 +294,8 @@ class Repository:
         """The versions to load, the latest first, and those to keep (None: all, nothing is known)."""
         try:
             there = versions(config.base_path)
+            if self._models.served.get(config.name, {}).keys() - there.keys():
+                there = versions(config.base_path)  # it may have gone between their names and their files
         except OSError as error:
             self._complain(config.name, f"it stays as it is: {config.base_path}: {error.strerror}")
             self._give_up(config.name, set())

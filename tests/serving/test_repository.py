@@ -492,6 +492,44 @@ def test_a_repository_that_is_empty_all_at_once_is_taken_for_a_volume_that_has_g
     eventually(lambda: list(models.served) == ["picker"])
 
 
+@pytest.mark.parametrize(("looks", "at"), [("is_dir", "picker"), ("is_file", "manifest.json")])
+@pytest.mark.parametrize("is_back", [False, True])
+def test_a_volume_that_goes_while_it_is_read_takes_no_model_with_it(
+    tmp_path: Path, started: list[Models], monkeypatch: pytest.MonkeyPatch, looks: str, at: str, is_back: bool
+) -> None:
+    """The list is torn between one model and the next, or a model's versions between their names and what they hold."""
+    root, real, armed = tmp_path / "models", getattr(Path, looks), threading.Event()
+    for name in ("picker", "other"):
+        add_bundle(root / name, 1)
+    models = served(root, poll_s=0.02)
+    started.append(models)
+    withdrawn: list[str] = []
+    inner = models.withdraw
+    monkeypatch.setattr(models, "withdraw", lambda name, version: (withdrawn.append(name), inner(name, version))[1])
+
+    def looked(path: Path) -> bool:
+        if path.name == at and armed.is_set():
+            armed.clear()
+            root.rename(tmp_path / "volume")
+            root.mkdir()
+            found = bool(real(path))
+            if is_back:
+                root.rmdir()
+                (tmp_path / "volume").rename(root)
+            return found
+        return bool(real(path))
+
+    monkeypatch.setattr(Path, looks, looked)
+    assert models.repository is not None
+    reads = counted(models.repository)
+    armed.set()
+    eventually(lambda: not armed.is_set())
+    before = len(reads)
+    eventually(lambda: len(reads) > before + 3)
+    assert sorted(models.served) == ["other", "picker"]
+    assert not withdrawn
+
+
 def test_a_version_that_failed_is_no_failure_any_more_once_it_is_not_asked_for(
     tmp_path: Path, started: list[Models]
 ) -> None:
