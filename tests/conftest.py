@@ -1,7 +1,8 @@
-"""What holds for all tests: what `seisserve tune` chose for the user of this machine does not."""
+"""What holds for all tests: no configuration of the machine's user, and no logging of another test."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,3 +18,13 @@ def no_configuration_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> It
         for variable in ("XDG_CONFIG_HOME", "APPDATA"):
             patch.setitem(os.environ, variable, str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def logging_put_back() -> Iterator[None]:
+    """The process's own logging after a test that served, and so chose another."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)

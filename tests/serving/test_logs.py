@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from datetime import datetime
 
 import grpc
@@ -21,14 +20,9 @@ from seisserve_serving.front import Arrival, Done
 
 
 @pytest.fixture
-def written() -> Iterator[io.StringIO]:
-    """What is logged; the process's own logging is put back."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    stream = io.StringIO()
-    yield stream
-    root.handlers = before
-    root.setLevel(level)
+def written() -> io.StringIO:
+    """What is logged."""
+    return io.StringIO()
 
 
 def done(code: grpc.StatusCode = grpc.StatusCode.OK, request_id: str = "r-1", error: Exception | None = None) -> Done:
