@@ -107,7 +107,7 @@ def size_of(shape: Sequence[int], what: str) -> int:
     """How many values a shape from the wire holds. Raises UsageError that names `what` unless numpy can have it."""
     if min(shape, default=0) < 0:
         raise UsageError(f"{what}: shape {shape} is not fully known")
-    if len(shape) > MOST_AXES or math.prod(size or 1 for size in shape) > MOST_VALUES:
+    if len(shape) > MOST_AXES or math.prod(filter(None, shape)) > MOST_VALUES:
         raise UsageError(f"{what}: shape {shape} is too large")
     return math.prod(shape)
 

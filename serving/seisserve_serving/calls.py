@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
@@ -62,13 +63,13 @@ class Call:
         user: str = "",
     ) -> None:
         self.request_id, self.deadline, self.priority, self.peer, self.user = request_id, deadline, priority, peer, user
-        self.client = ""  # whose room it takes: the user, or the address
+        self.client = user or host_of(peer)  # whose room it takes
         self.cancelled = False
         self.model = ""  # the name of the model, once that is known
         self.version = 0
         self.windows = 0  # asked for
         self.rights: Rights | None = None
-        self.spent: dict[str, float] = {}  # seconds by stage: decode, queue, compute, encode
+        self.spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage: decode, queue, compute, encode
         self.holds: Callable[[int], None] | None = None  # who hears of how many bytes of it are at work
         self.counted: Callable[[Call, Counted, float, str], None] | None = None  # who hears of what it counts
         self._then: Callable[[], None] | None = None
@@ -85,10 +86,6 @@ class Call:
         self._then = then
         if then is not None and self.cancelled:
             then()
-
-    def spend(self, stage: str, seconds: float) -> None:
-        """Add to the time of a stage."""
-        self.spent[stage] = self.spent.get(stage, 0.0) + seconds
 
     def count(self, what: Counted, value: float = 1.0, label: str = "") -> None:
         """Tell the metrics of something that was counted or measured."""

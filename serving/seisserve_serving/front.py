@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from seisserve.errors import SeisserveError, UsageError
 from seisserve_serving.admission import RETRY_MS, SLOW_S, Admission, Turns
-from seisserve_serving.calls import Call, Counted, Priority, host_of, priority_of
+from seisserve_serving.calls import Call, Counted, Priority, priority_of
 from seisserve_serving.errors import Cancelled, Overloaded, Unavailable
 from seisserve_serving.grpc_server import Handler, Rpc, Trailing
 from seisserve_serving.status import code_of, retry_ms
@@ -158,13 +158,19 @@ class Front:
         """Find out who calls, and how urgent it is. Raises what the guards raise."""
         for guard in self.guards:
             guard(arrival, call)
-        call.client = call.user or host_of(arrival.peer)
+        if call.user:
+            call.client = call.user
         call.priority = priority_of(arrival.metadata)
         if call.rights is not None:
             call.priority = max(call.priority, call.rights.most_urgent)
 
     async def _attend(self, rpc: Rpc, work: Work) -> None:
-        """Answer a call of one request. It is counted in once that has been read: it may be long in coming."""
+        """Answer a call of one request. It is counted in once that has been read: it may be long in coming. One for
+        which there is no room is turned away before anything else is done."""
+        self.admission.seen()
+        if self._no_room_for(rpc):
+            self._turn_away(rpc)
+            return
         begin, arrival, turn = time.monotonic(), _arrival(rpc), None
         call = self._call(arrival, rpc.deadline)
         try:
@@ -239,16 +245,8 @@ class Front:
         return self._attended(working)
 
     def _attended(self, work: Work) -> Handler:
-        """A method of one request. Calls for which there is no room are turned away before anything else is done."""
-
-        async def handle(rpc: Rpc) -> None:
-            self.admission.seen()
-            if self._no_room_for(rpc):
-                self._turn_away(rpc)
-            else:
-                await self._attend(rpc, work)
-
-        return handle
+        """A method of one request."""
+        return functools.partial(self._attend, work=work)
 
     def _no_room_for(self, rpc: Rpc) -> bool:
         admission = self.admission
@@ -396,12 +394,12 @@ def _decoded(request_type: Any, body: bytes, call: Call) -> Any:
     except DecodeError as error:
         name = request_type.DESCRIPTOR.name
         raise UsageError(f"the request is no {name} message: its {len(body)} bytes cannot be decoded") from error
-    call.spend("decode", time.monotonic() - begin)
+    call.spent["decode"] += time.monotonic() - begin
     return request
 
 
 def _encoded(response: Any, call: Call) -> bytes:
     begin = time.monotonic()
     encoded: bytes = response.SerializeToString()
-    call.spend("encode", time.monotonic() - begin)
+    call.spent["encode"] += time.monotonic() - begin
     return encoded

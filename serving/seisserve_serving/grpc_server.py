@@ -84,7 +84,7 @@ class Rpc:
             else:
                 wait.set(body)
 
-        self._do((cygrpc.ReceiveMessageOperation(0),), read)
+        self._server.do(self._call, (cygrpc.ReceiveMessageOperation(0),), read)
         return wait
 
     def write(self, body: bytes) -> Wait[None]:
@@ -105,7 +105,7 @@ class Rpc:
     def begin(self, work: Coroutine[Wait[Any], None, None]) -> None:
         """Go on with what answers it."""
         self._task = Task(self._to_the_end(work))
-        self._do((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+        self._server.do(self._call, (cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
         self._task.go_on()
 
     async def _to_the_end(self, work: Coroutine[Wait[Any], None, None]) -> None:
@@ -125,11 +125,8 @@ class Rpc:
 
     def _send(self, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
         head = () if self._head_sent else (cygrpc.SendInitialMetadataOperation(None, 0),)
-        self._do((*head, *operations), then)
+        self._server.do(self._call, (*head, *operations), then)
         self._head_sent = True
-
-    def _do(self, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
-        self._server.do(self._call, operations, then)
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled():
@@ -148,7 +145,7 @@ class GrpcServer:
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._lock, self._numbers, self._next_timer = threading.Lock(), itertools.count(), math.inf
         self.secret = False  # whether any port has TLS
-        self._stopping = self._shut = False
+        self._stopping = self._shut = self._over = False
         self._ended = Future[None]()
         with in_no_hurry():  # the threads that gRPC makes for itself
             self._queue = cygrpc.CompletionQueue()
@@ -202,9 +199,10 @@ class GrpcServer:
 
     def do(self, call: Any, operations: tuple[Any, ...], then: Callable[[Any], object]) -> None:
         """Have gRPC do something for a call."""
-        if self._ended.done():
+        if self._over:
             return
-        tag, refused = self._tag(then), -1
+        tag, refused = _Tag(then), -1
+        self._due.add(tag)
         try:
             refused = call.start_server_batch(operations, tag)
         finally:
@@ -239,17 +237,19 @@ class GrpcServer:
 
     def _serve(self) -> None:
         while not (self._shut and not self._due):
-            left_s = self._next_timer - time.monotonic()
-            event = self._queue.poll(time.time() + min(left_s, PATIENCE_S))
+            left_s = min(self._next_timer - time.monotonic(), PATIENCE_S)
+            event = self._queue.poll(time.time() + left_s)
+            tag = event.tag
             try:
-                if isinstance(event.tag, _Tag):
-                    self._due.discard(event.tag)
-                    event.tag.then(event)
-                if self._next_timer <= time.monotonic():
+                if isinstance(tag, _Tag):
+                    self._due.discard(tag)
+                    tag.then(event)
+                if left_s <= 0.0:
                     self._ring()
             except Exception:  # of one call, or timer: everybody else depends on this thread
                 log.exception("the server goes on after an error")
-            del event  # it may be the last to hold a call that has ended
+            del event, tag  # they may be the last to hold a call that has ended
+        self._over = True
         self._server.destroy()
         self._ended.set_result(None)
         while self._timers:  # what was to be told soon is told now

@@ -12,7 +12,7 @@ from prometheus_client.utils import floatToGoString
 
 from seisserve_serving.metric_table import Metric
 
-__all__ = ["Histogram"]
+__all__ = ["Histogram", "Series"]
 
 MANY = 1024  # values of one series that may wait to be counted
 
@@ -23,16 +23,12 @@ class Histogram:
     def __init__(self, metric: Metric) -> None:
         self._metric, self._bounds = metric, np.array(metric.buckets, np.float64)
         self._names = [*map(floatToGoString, metric.buckets), "+Inf"]
-        self._series: dict[tuple[str, ...], _Series] = {}
+        self._series: dict[tuple[str, ...], Series] = {}
 
-    def observe(self, value: float, labels: tuple[str, ...]) -> None:
-        """Take note of a value."""
+    def of(self, labels: tuple[str, ...]) -> Series:
+        """The values with these labels."""
         series = self._series.get(labels)
-        if series is None:
-            series = self._series.setdefault(labels, _Series(self._bounds))
-        series.fresh.append(value)
-        if len(series.fresh) >= MANY:
-            series.count()
+        return self._series.setdefault(labels, Series(self._bounds)) if series is None else series
 
     def family(self) -> HistogramMetricFamily:
         """All of it, as Prometheus has it: of each bound, how many values are at most that."""
@@ -43,18 +39,24 @@ class Histogram:
         return family
 
 
-class _Series:
-    """The values with one set of labels. fresh: those that are not counted yet."""
+class Series:
+    """The values with one set of labels."""
 
     def __init__(self, bounds: NDArray[np.float64]) -> None:
-        self.fresh: deque[float] = deque()
+        self._fresh: deque[float] = deque()  # those that are not counted yet
         self._bounds, self._lock = bounds, threading.Lock()
         self._counts, self._sum = np.zeros(len(bounds) + 1, np.int64), 0.0
+
+    def observe(self, value: float) -> None:
+        """Take note of a value."""
+        self._fresh.append(value)
+        if len(self._fresh) >= MANY:
+            self.count()
 
     def count(self) -> tuple[NDArray[np.int64], float]:
         """How many values so far are in each bucket, and their sum."""
         with self._lock:
-            values = [self.fresh.popleft() for _ in range(len(self.fresh))]
+            values = [self._fresh.popleft() for _ in range(len(self._fresh))]
             self._counts = self._counts + np.bincount(
                 np.searchsorted(self._bounds, values), minlength=len(self._counts)
             )

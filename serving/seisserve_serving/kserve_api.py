@@ -5,6 +5,7 @@ What its specification leaves open is as in Triton, whose clients most callers h
 
 from __future__ import annotations
 
+import operator
 import re
 import struct
 from collections import Counter
@@ -42,10 +43,12 @@ DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
         ("BYTES", "O", "bytes_contents"),
     )
 }  # fmt: skip
+NAME, NAME_AND_DTYPE = operator.attrgetter("name"), operator.attrgetter("name", "dtype")
 OF_NUMPY = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 # Parameters are each server's own. Those that mean nothing here are ignored: KServe's client always sends some.
 # These, of Triton, would change the answer.
 REFUSED = {"classification", "sequence_end", "sequence_id", "sequence_start"}
+REFUSED_OF_CALLS = REFUSED | {REGION}
 INDEX_STATES = {
     State.START: "LOADING", State.LOADING: "LOADING", State.AVAILABLE: "READY", State.UNLOADING: "UNLOADING",
     State.END: "UNAVAILABLE",
@@ -63,7 +66,7 @@ def quick(models: Models, regions: Regions | None = None) -> dict[str, Quick]:
         memory.check(request)
         signature = usual(served)
         inputs = arrays(request, signature, memory)
-        only = [output.name for output in request.outputs]
+        only = list(map(NAME, request.outputs))
         signature.check_outputs(only, "output")
         later = predict(served, inputs, signature.key, only, call)
         return later.then(lambda outputs: answer(request, served, outputs, memory))
@@ -220,12 +223,12 @@ def datatype(dtype: np.dtype[Any]) -> str:
 
 def check_parameters(request: wire.ModelInferRequest) -> None:
     """Raises UsageError for a parameter that asks for another answer than the one that will come."""
-    places = [("", request.parameters)]
-    places += [(f"input {tensor.name!r}: ", tensor.parameters) for tensor in request.inputs]
-    places += [(f"output {tensor.name!r}: ", tensor.parameters) for tensor in request.outputs]
-    for place, parameters in places:
-        for name in sorted((REFUSED if place else REFUSED | {REGION}).intersection(parameters)):
-            raise UsageError(f"{place}parameter {name!r} is not supported")
+    for name in sorted(REFUSED_OF_CALLS.intersection(request.parameters)):
+        raise UsageError(f"parameter {name!r} is not supported")
+    for kind, tensors in (("input", request.inputs), ("output", request.outputs)):
+        for tensor in tensors:
+            for name in sorted(REFUSED.intersection(tensor.parameters)):
+                raise UsageError(f"{kind} {tensor.name!r}: parameter {name!r} is not supported")
 
 
 def arrays(
@@ -234,22 +237,20 @@ def arrays(
     """The inputs by name. Their values are all in `raw_input_contents`, or all in their own `contents`, but for those
     in shared memory."""
     raw: list[bytes] | list[None] = list(request.raw_input_contents)
-    sent = sum(REGION not in tensor.parameters for tensor in request.inputs)
+    shared = [REGION in tensor.parameters for tensor in request.inputs]
+    sent = shared.count(False)
     if raw and len(raw) != sent:
         raise UsageError(f"raw_input_contents has {len(raw)} entries for {sent} inputs")
-    expected = {tensor.name: tensor.dtype for tensor in signature.inputs}
-    names = [tensor.name for tensor in request.inputs]
+    names = list(map(NAME, request.inputs))
     if len(set(names)) < len(names):
         name = next(name for name, count in Counter(names).items() if count > 1)
         raise UsageError(f"input {name!r} is there twice")
     signature.check_names(names)
-    contents = iter(raw or [None] * sent)
-    return {
-        tensor.name: to_array(
-            tensor, memory.read(tensor) if REGION in tensor.parameters else next(contents), expected[tensor.name]
-        )
-        for tensor in request.inputs
-    }
+    contents, given = iter(raw or [None] * sent), {}
+    expected = dict(map(NAME_AND_DTYPE, signature.inputs))
+    for name, tensor, is_shared in zip(names, request.inputs, shared, strict=True):
+        given[name] = to_array(tensor, memory.read(tensor) if is_shared else next(contents), expected[name])
+    return given
 
 
 def to_array(tensor: wire.ModelInferRequest.InferInputTensor, raw: bytes | None, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -9,7 +9,8 @@ import platform
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import NamedTuple
 
 import grpc
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, Summary, generate_latest
@@ -22,7 +23,7 @@ from seisserve import __version__
 from seisserve_serving.calls import Call, Counted
 from seisserve_serving.errors import Cancelled, Expired, Overloaded, Refused
 from seisserve_serving.front import Done, Front
-from seisserve_serving.histograms import Histogram
+from seisserve_serving.histograms import Histogram, Series
 from seisserve_serving.lanes import Batch
 from seisserve_serving.metric_table import ALIASES, BY_NAME, METRICS, Alias, Metric
 from seisserve_serving.models import Models, State
@@ -33,6 +34,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PATHS = ("/metrics", "/monitoring/prometheus/metrics")  # the second is TensorFlow Serving's
 OTHER = "other"
 MOST_METHODS, MOST_MODELS, MOST_PHASES, MOST_STATIONS = 128, 128, 32, 500
+MOST_KINDS = 4096  # of calls, beyond which they are found anew each time
 LONGEST = 64  # characters of a label
 FORGOTTEN_S = 86_400.0  # a station that has been silent for so long
 OUTCOMES = ("new", "duplicate", "late", "refused")
@@ -67,8 +69,8 @@ class Metrics(Collector):
         )
         self._methods, self._models = _Bounded(MOST_METHODS), _Bounded(MOST_MODELS)
         self._phases, self._stations = _Bounded(MOST_PHASES), _Bounded(MOST_STATIONS)
-        # By name and labels: finding them costs as much as counting.
-        self._counter_of: dict[Labels, Counter] = {}
+        self._counter_of: dict[Labels, Counter] = {}  # by name and labels
+        self._kinds: dict[Hashable, _Kind] = {}
         self._loads: dict[Labels, float] = {}
         self._newest: dict[Labels, float] = {}  # by station, when its newest sample was taken: of time.monotonic
         self._readings: dict[str, Reading] = {}
@@ -90,19 +92,32 @@ class Metrics(Collector):
 
     def done(self, done: Done) -> None:
         """A call has been answered."""
-        call, code = done.call, done.code.name
-        (method,), (model, version) = self._methods(done.arrival.method), self._model(call)
-        transport = done.arrival.transport
-        self._inc("seisserve_requests_total", done.calls, method, model, version, code, transport)
+        call = done.call
+        key = (done.arrival.method, call.model, call.version, done.code, done.arrival.transport)
+        kind = self._kinds.get(key) or self._kind(done, key)
+        kind.requests.inc(done.calls)
         for _ in range(done.calls):
-            self._observe("seisserve_request_seconds", done.seconds, method, model, transport)
+            kind.seconds.observe(done.seconds)
         if done.code is grpc.StatusCode.OK:
             stages = dict(call.spent)
             stages.setdefault("post", max(done.seconds - sum(stages.values()), 0.0))
             for stage, seconds in stages.items():
-                self._observe("seisserve_stage_seconds", seconds, stage, model)
+                kind.stages[stage].observe(seconds)
         if isinstance(done.error, Refused):
             self._refused(done.error, call, done.calls)
+
+    def _kind(self, done: Done, key: Hashable) -> _Kind:
+        """Where calls of that kind are counted."""
+        (method,), (model, version) = self._methods(done.arrival.method), self._model(done.call)
+        transport = done.arrival.transport
+        made = _Kind(
+            self._counters["seisserve_requests_total"].labels(method, model, version, done.code.name, transport),
+            self._histograms["seisserve_request_seconds"].of((method, model, transport)),
+            _Stages(self._histograms["seisserve_stage_seconds"], model),
+        )
+        if len(self._kinds) < MOST_KINDS:
+            self._kinds[key] = made
+        return made
 
     def _refused(self, error: Refused, call: Call, count: int) -> None:
         if isinstance(error, Expired | Cancelled):
@@ -134,8 +149,9 @@ class Metrics(Collector):
     def batch(self, batch: Batch) -> None:
         """A batch was computed."""
         (model, _) = self._models(batch.model.name, "")
+        waits = self._histograms["seisserve_wait_seconds"].of((model,))
         for waited_s in batch.waited_s:
-            self._observe("seisserve_wait_seconds", waited_s, model)
+            waits.observe(waited_s)
         self._observe("seisserve_batch_seconds", batch.compute_s, model)
         self._observe("seisserve_batch_windows", batch.windows, model)
         self._observe("seisserve_batch_padding_windows", batch.padding, model)
@@ -209,11 +225,31 @@ class Metrics(Collector):
         counter.inc(value)
 
     def _observe(self, name: str, value: float, *labels: str) -> None:
-        self._histograms[name].observe(value, labels)
+        self._histograms[name].of(labels).observe(value)
 
     def _model(self, call: Call) -> Labels:
         """Labels of the call's model; empty if it has found none. Only a served one ever gets into a call."""
         return self._models(call.model, str(call.version)) if call.model else ("", "")
+
+
+class _Kind(NamedTuple):
+    """Where calls of one method, model, status and transport are counted: finding that costs as much as counting."""
+
+    requests: Counter
+    seconds: Series
+    stages: _Stages
+
+
+class _Stages(dict[str, Series]):
+    """The times of a model's stages, each from its first value on."""
+
+    def __init__(self, histogram: Histogram, model: str) -> None:
+        super().__init__()
+        self._histogram, self._model = histogram, model
+
+    def __missing__(self, stage: str) -> Series:
+        found = self[stage] = self._histogram.of((stage, self._model))
+        return found
 
 
 class _Bounded:

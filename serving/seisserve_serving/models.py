@@ -111,7 +111,7 @@ class Served:
         if queue.whole:
             asked = Until(inputs, while_wanted(call, self.name)) if self._loops else inputs
             return queue.run_later(asked, call)
-        rows = {len(array) for array in inputs.values()}
+        rows = set(map(len, inputs.values()))
         if len(rows) > 1:
             raise UsageError(f"inputs of {self.name} have {sorted(rows)} rows; they must have equally many")
         if rows == {0}:
@@ -198,9 +198,8 @@ class Models:
         with self._changing:
             versions = dict(self.served[name])
             served = versions.pop(version)
-            self.served = {key: value for key, value in self.served.items() if key != name}
-            if versions:
-                self.served[name] = versions
+            others = {key: value for key, value in self.served.items() if key != name}
+            self.served = {**others, name: versions} if versions else others
             state = self.note(name, version, State.UNLOADING)
         if not versions:
             self._tell(name, False)

@@ -78,4 +78,4 @@ def timed(call: Call, stage: str) -> Iterator[None]:
     """Add what the block takes to the time of a stage: decode or encode."""
     begin = time.monotonic()
     yield
-    call.spend(stage, time.monotonic() - begin)
+    call.spent[stage] += time.monotonic() - begin

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from seisserve.errors import UsageError
-from seisserve_serving.calls import Call, Priority, host_of
+from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Overloaded, PermissionDenied, Unauthenticated
 from seisserve_serving.front import Arrival
 
@@ -141,8 +141,9 @@ class Bucket:
 
     def take(self, amount: float) -> None:
         """Take an amount, even one that isn't there."""
-        with self._lock:
-            self._level -= amount
+        if self.per_s:
+            with self._lock:
+                self._level -= amount
 
 
 class _Budget(NamedTuple):
@@ -220,13 +221,13 @@ class Guard:
         if arrival.method in self._admin_methods:
             self._check_admin(arrival, caller)
         if caller is None:
-            budget = self._budget(host_of(arrival.peer), self._rate)
+            budget = self._budget(call.client, self._rate)
             call.rights = budget
         else:
             call.user = caller.name
             budget = self._budget(f"token {caller.name}", self._rate_of(caller))
             call.rights = _Granted(caller, budget)
-        _take(budget, call.user or host_of(arrival.peer))
+        _take(budget, call.user or call.client)
 
     def _who(self, arrival: Arrival) -> Caller:
         digest = _digest(arrival)
@@ -271,6 +272,8 @@ class Guard:
 
 
 def _take(budget: _Budget, who: str) -> None:
+    if budget.rate == UNLIMITED:
+        return
     for bucket, what in ((budget.calls, "calls"), (budget.windows, "windows")):
         wait_s = bucket.wait_s()
         if wait_s:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from seisserve.manifest import Manifest
 
 __all__ = ["CLASSIFY", "DEFAULT", "PREDICT", "REGRESS", "Signature", "TensorSpec", "of_manifest", "zero_inputs"]
 
+NAME = operator.attrgetter("name")
 DEFAULT, FRAGMENT = "serving_default", "fragment"
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
@@ -33,10 +35,10 @@ class TensorSpec(NamedTuple):
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of that shape may be this tensor."""
-        return self.shape is None or (
-            len(self.shape) == len(shape)
-            and all(want in (-1, size) for want, size in zip(self.shape, shape, strict=True))
-        )
+        if self.shape is None or self.shape == shape:
+            return True
+        free = zip(self.shape, shape, strict=False)
+        return len(self.shape) == len(shape) and [size if want == -1 else want for want, size in free] == [*shape]
 
     def told(self) -> str:
         """The shape for a message."""
@@ -65,7 +67,7 @@ class Signature(NamedTuple):
 
     def check_outputs(self, wanted: tuple[str, ...] | list[str], field: str) -> list[str]:
         """The names of all outputs. Raises UsageError that names the field unless those wanted are among them."""
-        names = [output.name for output in self.outputs]
+        names = list(map(NAME, self.outputs))
         for name in wanted:
             if name not in names:
                 raise UsageError(f"{field} {name!r}: {self.name} has the outputs {', '.join(names)}")
@@ -73,7 +75,7 @@ class Signature(NamedTuple):
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises UsageError unless these are the inputs."""
-        if len(names) != len(self.inputs) or any(tensor.name not in names for tensor in self.inputs):
+        if set(names) != set(map(NAME, self.inputs)):
             expected = sorted(tensor.name for tensor in self.inputs)
             raise UsageError(f"inputs are {sorted(names)}; {self.name} takes {expected}")
 

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from datetime import datetime
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -29,8 +30,8 @@ def done(code: grpc.StatusCode = grpc.StatusCode.OK, request_id: str = "r-1", er
     call = Call(request_id, None, Priority.REALTIME, "ipv4:10.0.0.1:5", "operator")
     call.about("phasenet", 3)
     call.charge(32)
-    call.spend("decode", 0.001)
-    call.spend("compute", 0.02)
+    call.spent["decode"] += 0.001
+    call.spent["compute"] += 0.02
     return Done(Arrival("/a.B/C", {"authorization": "Bearer geheim"}, call.peer, 1234), call, code, 0.0251, error)
 
 
@@ -84,7 +85,7 @@ def test_why_a_call_was_refused_is_told_but_an_inner_error_only_once(written: io
 
 def test_a_flood_of_refusals_is_no_flood_of_lines(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("seisserve_serving.logs.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(logs, "FEW", logs._Few(3))
     logs.configure("text", "info", written)
     full = done(grpc.StatusCode.RESOURCE_EXHAUSTED, error=Overloaded("full", 200))

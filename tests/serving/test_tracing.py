@@ -44,7 +44,7 @@ def answered(metadata: dict[str, str] | None = None, code: grpc.StatusCode = grp
     call.about("phasenet", 3)
     call.charge(32)
     for stage, seconds in {"decode": 0.001, "queue": 0.002, "compute": 0.5}.items():
-        call.spend(stage, seconds)
+        call.spent[stage] += seconds
     return Done(
         Arrival(METHOD, {"authorization": "Bearer geheim", **(metadata or {})}, call.peer, 9), call, code, 0.1, None
     )
@@ -98,7 +98,7 @@ def test_only_faults_of_the_server_are_errors(code: grpc.StatusCode, status: Sta
 def test_the_door_tells_of_calls_as_they_end(collector: Collector) -> None:
     front = Front(told=[collector.tracing.tell])
     with front.call(Arrival(METHOD, {}, "unix:"), None) as call:
-        call.spend("decode", 0.0)
+        call.spent["decode"] += 0.0
     assert [span.name for span in collector.spans()] == ["decode", METHOD[1:]]
 
 
