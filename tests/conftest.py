@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)  # how long an example takes says nothing: machines pause
+settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True, scope="session")

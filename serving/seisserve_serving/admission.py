@@ -35,10 +35,12 @@ class Admission:
 
     def __init__(self, most_calls: int = 256, client_share: float = 0.5) -> None:
         self.most_calls, self.client_share = most_calls, client_share
+        self._most = {priority: math.ceil(share * most_calls) for priority, share in SHARE.items()}
         self.knock: Knock | None = None
         self.draining = False
         self.under_way = 0
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._of: Counter[str] = Counter()  # calls under way by client
         self._seen: OrderedDict[str, float] = OrderedDict()  # when each client has called, the latest at the end
 
@@ -55,7 +57,7 @@ class Admission:
     def over(self, priority: Priority) -> bool:
         """Whether as many calls are under way as may be, or about as many again wait at the door: those of that
         priority must go."""
-        most = math.ceil(SHARE[priority] * self.most_calls)
+        most = self._most[priority]
         return self.under_way >= most or (self.knock is not None and self.knock.calls >= 2 * most)
 
     def seen(self) -> None:
@@ -65,23 +67,25 @@ class Admission:
 
     def check(self, priority: Priority, client: str) -> None:
         """Raises Unavailable while draining, Overloaded if there is no room."""
-        with self._changed:
+        with self._lock:
             self._check(priority, client)
 
     def enter(self, priority: Priority, client: str) -> None:
         """Count a call in. Raises as `check`."""
-        with self._changed:
+        with self._lock:
             self._check(priority, client)
             self.under_way += 1
             self._of[client] += 1
 
     def leave(self, client: str) -> None:
         """Count it out."""
-        with self._changed:
+        with self._lock:
             self.under_way -= 1
             self._of[client] -= 1
             if not self._of[client]:
                 del self._of[client]
+            if self.knock is not None:
+                self.knock.answered += 1
             if not self.under_way:
                 self._changed.notify_all()
 
@@ -89,7 +93,7 @@ class Admission:
         if self.draining:
             raise Unavailable("draining: this server is about to stop")
         clients = self._clients_with(client)
-        most = math.ceil(SHARE[priority] * self.most_calls)
+        most = self._most[priority]
         if self.under_way >= most:
             text = f"{self.under_way} calls are under way, at most {most} of this priority may be let in"
             raise Overloaded(text, RETRY_MS)

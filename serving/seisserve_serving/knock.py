@@ -35,17 +35,19 @@ class _At(NamedTuple):
     """What the server knew when it knocked."""
 
     seen: int
+    answered: int
     under_way: int
 
 
 class Knock:
     """Knocks at a server's door. Without Unix sockets or a temporary folder it takes it that nobody waits.
 
-    under_way: how many calls the server has let in; seen: how many have come, which the server counts here.
+    under_way: how many calls the server has let in; seen, answered: how many have come, and been answered, which the
+    server counts here.
     """
 
     def __init__(self, under_way: Callable[[], int]) -> None:
-        self.seen = 0
+        self.seen = self.answered = 0
         self._under_way = under_way
         self._unheard: _At | None = None
         self._last, self._waited = 0, 0  # what the last knock that was heard has told
@@ -57,9 +59,7 @@ class Knock:
     def calls(self) -> int:
         """Under way and at the door, when the server knocked; at least, if it has not heard that yet."""
         at = self._unheard
-        if at is None:
-            return self._last
-        return max(self._last, at.under_way + self.seen - at.seen)
+        return self._last if at is None else max(self._last, self._since(at))
 
     def listen(self, server: GrpcServer) -> None:
         """Add what hears it to a server that has not begun."""
@@ -91,7 +91,7 @@ class Knock:
                 if not (fresh > SOME or (fresh and under_way > 1) or self._waited):
                     self._last = 0
                     continue
-                self._unheard = _At(seen, under_way)
+                self._unheard = _At(seen, self.answered, under_way)
                 try:
                     knock(b"", timeout=LONGEST_S)
                 except grpc.RpcError:  # nothing is known then
@@ -105,7 +105,12 @@ class Knock:
         at, self._unheard = self._unheard, None
         if at is not None:
             self._waited = self.seen - at.seen
-            self._last = at.under_way + self._waited
+            self._last = self._since(at)
+
+    def _since(self, at: _At) -> int:
+        """Calls that were there or have come, and are not answered: the knock itself may be long on its way, and who is
+        answered within that time has not waited."""
+        return at.under_way + (self.seen - at.seen) - (self.answered - at.answered)
 
     def _remove(self) -> None:
         if self._folder:

@@ -60,7 +60,7 @@ class _Attempt(NamedTuple):
     """A version that could not be loaded. stamp: what its folder looked like; again_at: when it is tried again, None
     for not before the folder changes."""
 
-    stamp: int
+    stamp: int | None
     tries: int
     again_at: float | None
 
@@ -156,7 +156,7 @@ class Repository:
         is served. Raises ModelNotFound, BundleError if no version could be loaded; as `Call.check`."""
         with self._changed:
             if name not in self._configs:
-                self._configs[name] = self._find(name)
+                self._configs = {**self._configs, name: self._find(name)}
             self._switched_off.discard(name)
             self._attempts = {key: attempt for key, attempt in list(self._attempts.items()) if key[0] != name}
             self._ask()
@@ -250,7 +250,8 @@ class Repository:
 
     def _list_again(self) -> None:
         """Read the source again and take what it says if that has changed."""
-        source = self._source
+        with self._changed:
+            source, before = self._source, self._configs
         if source is None:
             return
         try:
@@ -265,9 +266,11 @@ class Repository:
             self._complaint = str(error)
             return
         self._complaint = ""
-        if found != self._listed:
-            self._listed = found
-            self._take(found)
+        with self._changed:
+            # What somebody has asked for meanwhile holds until the source is read the next time.
+            if found != self._listed and self._source is source and self._configs is before:
+                self._listed = found
+                self._take(found)
 
     def _pass(self) -> None:
         """Make what is served what is asked for."""
@@ -308,8 +311,8 @@ class Repository:
         for version in sorted(chosen, reverse=True):
             if version in served and served[version].folder == there[version]:
                 continue
-            attempt = self._attempts.get((config.name, version))
-            if attempt is None or attempt.stamp != _stamp(there[version]) or _due(attempt):
+            attempt, stamp = self._attempts.get((config.name, version)), _stamp(there[version])
+            if stamp is not None and (attempt is None or attempt.stamp != stamp or _due(attempt)):
                 new[version] = there[version]
                 if version not in served and (attempt is None or attempt.again_at is None):
                     self._models.note(config.name, version, State.START)
@@ -318,7 +321,8 @@ class Repository:
     def _load(self, config: ModelConfig, version: int, folder: Path) -> None:
         name = config.name
         is_new = version not in self._models.served.get(name, {})
-        if is_new:
+        before = self._attempts.get((name, version))
+        if is_new and (before is None or before.again_at is None):  # else its state says why it failed the last time
             self._models.note(name, version, State.LOADING)
         stamp, begin = _stamp(folder), time.monotonic()
         try:
@@ -365,7 +369,7 @@ class Repository:
             raise errors.pop()
         return result.pop()
 
-    def _failed(self, name: str, version: int, stamp: int, error: Exception, is_new: bool) -> None:
+    def _failed(self, name: str, version: int, stamp: int | None, error: Exception, is_new: bool) -> None:
         """Remember why, and whether to try again: content that is wrong stays wrong until it changes."""
         before = self._attempts.get((name, version))
         count = before.tries + 1 if before is not None and before.again_at is not None else 1
@@ -443,13 +447,16 @@ def load(
     return models
 
 
-def _stamp(folder: Path) -> int:
-    """A number that changes when a file in the folder does."""
+def _stamp(folder: Path) -> int | None:
+    """A number that changes when a file in the folder does; None if there is no such folder (any more)."""
+    statuses: list[tuple[str, int, int]] = []
     try:
-        statuses = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
+        for path in sorted(folder.rglob("*")):
+            status = path.stat()
+            statuses.append((str(path), status.st_size, status.st_mtime_ns))
     except OSError:  # on its way in or out
-        return 0
-    return hash(tuple((path, status.st_size, status.st_mtime_ns) for path, status in statuses))
+        statuses.clear()
+    return hash(tuple(statuses)) if folder.is_dir() else None
 
 
 def _told(reason: str) -> str:

@@ -37,7 +37,8 @@ SERVICES = [
     tensorflow_api.PREDICTION_SERVICE, tensorflow_api.MODEL_SERVICE, kserve_api.INFERENCE_SERVICE,
     seismic_api.SEISMIC_SERVICE, health.SERVICE_NAME,
 ]  # fmt: skip
-SLACK_S = 1.0  # for threads to end after the last call has
+SLACK_S = 1.0  # for threads to end that may still be computing
+ENDING_S = 5.0  # for those that have nothing left to do
 LOOK_S = 1.0  # how often health looks whether everything is still there
 RELOAD = getattr(signal, "SIGHUP", None)  # Windows has none
 
@@ -127,11 +128,11 @@ class Server:
 
     def start(self) -> None:
         """Begin to answer, and say so in the health service."""
+        self.models.on_change(lambda name, ready: self.update())
+        self.update()
         self._grpc.start()
         for other in self.beside:
             other.start()
-        self.models.on_change(lambda name, ready: self.update())
-        self.update()
         log.info("listening on %s", self._where)
 
     def update(self) -> None:
@@ -169,7 +170,7 @@ class Server:
         wait([self._grpc.stop(left_s)], left_s + SLACK_S)
         ender = threading.Thread(target=self._end_threads, daemon=True)
         ender.start()
-        ender.join(SLACK_S)
+        ender.join(ENDING_S if finished else SLACK_S)
         for ending in self._endings:
             ending()
         log.info("stopped")
@@ -183,9 +184,16 @@ class Server:
             except SeisserveError as error:
                 log.error("not reloaded: %s", error)
 
-    def run(self, grace_s: float, delay_s: float = 0.0, *, twice_ends: bool = True) -> None:
+    def run(
+        self,
+        grace_s: float,
+        delay_s: float = 0.0,
+        *,
+        twice_ends: bool = True,
+        begun: Callable[[], object] = lambda: None,
+    ) -> None:
         """Serve until SIGTERM or SIGINT. Does not return, but ends the process, if calls outlast the grace period, or
-        if the signal comes again (unless `twice_ends` is off)."""
+        if the signal comes again (unless `twice_ends` is off). begun: called once it answers, and hears signals."""
         asked: queue.SimpleQueue[int] = queue.SimpleQueue()
         stopping = threading.Event()
 
@@ -198,6 +206,7 @@ class Server:
             if signal_number is not None:
                 signal.signal(signal_number, ask)
         self.start()
+        begun()
         while True:
             try:
                 number = asked.get(timeout=LOOK_S)

@@ -225,11 +225,12 @@ class Sessions:
 
     def _first(self, inbox: _Inbox, call: Call) -> wire.SessionRequest:
         """The request with `start`. Raises Expired if none comes, Unavailable if the server stops first."""
-        until = time.monotonic() + START_S
+        until, drains = time.monotonic() + START_S, False
         while not (came := inbox.take(1)):
             call.check()
-            if self._draining.is_set():
+            if drains:
                 raise Unavailable("draining: this server is about to stop")
+            drains = self._draining.is_set()  # its request may be as good as here
             if time.monotonic() >= until:
                 raise Expired(f"no request has come within {START_S:g} s; the first of a session has `start`")
         first, _ = came[0]

@@ -39,7 +39,7 @@ LOOK_S = 0.2
 SOON_S = 30.0  # a worker that ends within that has failed to begin
 MOST_FAILURES = 5  # one after the other
 PAUSE_S = 1.0  # before a worker that has failed is started again; twice as long each time
-SLACK_S = 5.0  # for a worker to end after its grace period
+SLACK_S = 10.0  # for a worker to end after its grace period
 
 
 def serve(settings: Settings) -> int:
@@ -48,8 +48,11 @@ def serve(settings: Settings) -> int:
     if settings.operation.workers > 1:
         return _run(settings)
     server = _assembled(settings)
-    _announce("serving", _ready(server))
-    server.run(settings.operation.grace_s, settings.operation.drain_delay_s)
+    server.run(
+        settings.operation.grace_s,
+        settings.operation.drain_delay_s,
+        begun=lambda: _announce("serving", _ready(server)),
+    )
     return 0
 
 
@@ -70,7 +73,7 @@ def _run(settings: Settings) -> int:
 
 
 class _Ready(NamedTuple):
-    """What a worker says when it is about to listen."""
+    """What a worker says when it answers."""
 
     models: list[str]
     address: str
@@ -232,9 +235,13 @@ def _work(settings: Settings, number: int, says: connection.Connection) -> None:
     except SeisserveError as error:
         sys.exit(fail(str(error), exit_code(error)))
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
-    says.send(_ready(server))
     # The signal may come twice: to all processes at once, from what runs the server, and from that which watches.
-    server.run(settings.operation.grace_s, settings.operation.drain_delay_s, twice_ends=False)
+    server.run(
+        settings.operation.grace_s,
+        settings.operation.drain_delay_s,
+        twice_ends=False,
+        begun=lambda: says.send(_ready(server)),
+    )
 
 
 def _end_with_parent() -> None:

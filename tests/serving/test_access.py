@@ -67,7 +67,7 @@ def test_a_client_with_all_papers_gets_what_it_gets_in_its_own_process(
             ({"token_file": ""}, "UNAUTHENTICATED"), ({"certificate": "", "key": ""}, "cannot reach a server"),
         ):  # fmt: skip
             with (
-                Client(server.address, access=access(**wrong), timeout_s=5) as client,
+                Client(server.address, access=access(**wrong), timeout_s=30) as client,
                 pytest.raises(ServerError, match=reason),
             ):
                 client.model("eqtransformer")

@@ -22,6 +22,7 @@ import pytest
 from client.small_bundles import repository
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from serving.papers import Papers
+from serving.small_models import eventually
 
 from seisserve.bundle import find
 from seisserve.errors import BundleError, UsageError
@@ -150,9 +151,13 @@ def test_the_batch_mode_holds_for_models_with_parameters_of_their_own(tmp_path: 
         assert batching["cred"] == Batching(max_batch_size=3, max_enqueued_batches=5, mode=mode)
         assert batching["eqtransformer"] == Batching(mode=mode)
         predict(channel, tmp_path, "cred")
-        with urllib.request.urlopen(f"http://{server.beside[0].address}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-    assert f'seisserve_batch_padding_windows_sum{{model="cred"}} {2 if mode == "fixed" else 0}.0' in text
+
+        def metrics() -> str:
+            with urllib.request.urlopen(f"http://{server.beside[0].address}/metrics", timeout=30) as answer:
+                return str(answer.read().decode())
+
+        padding = f'seisserve_batch_padding_windows_sum{{model="cred"}} {2 if mode == "fixed" else 0}.0'
+        eventually(lambda: padding in metrics())  # counted after the answer
 
 
 def test_a_model_runs_as_the_settings_say(folder: Path) -> None:
@@ -204,7 +209,8 @@ def test_calls_beyond_the_most_are_refused_at_once_with_pushback(folder: Path) -
 
 
 def test_health_turns_when_a_model_goes_and_when_a_thread_has_died(folder: Path) -> None:
-    with assembled(repository=str(folder)) as server, grpc.insecure_channel(server.address) as channel:
+    flags = {"file_system_poll_wait_seconds": "0"}  # else the model would come again
+    with assembled(repository=str(folder), **flags) as server, grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
 
         def status(name: str) -> Any:

@@ -83,7 +83,7 @@ def test_no_backend_at_all_is_refused(folder: Path) -> None:
 def test_when_it_goes_callers_get_unavailable_and_not_its_address(
     folder: Path, backend: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest, transport = runtime.prepare(bundle.find("cred", folder), Setup(backend=Backend(backend.address, 5)))
+    manifest, transport = runtime.prepare(bundle.find("cred", folder), Setup(backend=Backend(backend.address, 30)))
     models = Models(Lanes(1))
     models.add(1, manifest, transport)
     server = Server(models, port=0)

@@ -118,7 +118,7 @@ def test_a_network_that_does_not_end_is_not_served_and_the_others_are(tmp_path: 
 
 def test_serving_goes_on_while_an_endless_version_is_tried(tmp_path: Path) -> None:
     add_counter(tmp_path / "counter")
-    models = served(tmp_path, SOON._replace(run_timeout_s=2.0), poll_s=0.02)
+    models = served(tmp_path, SOON._replace(run_timeout_s=10.0), poll_s=0.02)
     add_counter(tmp_path / "counter", 2, more=MANY)
     eventually(lambda: models.states("counter").get(2, (None,))[0] is State.LOADING)
     assert count(models, 5) == 5
@@ -169,11 +169,11 @@ def test_without_a_deadline_it_is_stopped_at_the_limit_or_when_its_caller_goes(t
     models = served(tmp_path, SOON)
     with pytest.raises(Expired, match=r"counter did not come to an end within 0\.5 s \(run_timeout_s\)"):
         count(models, MANY)
-    call = Call(deadline=time.monotonic() + 0.2)
-    with pytest.raises(Expired, match="the deadline passed while counter was computed"):
-        count(models, MANY, call)
     end(models)
     models = served(tmp_path, SOON._replace(run_timeout_s=0))
+    call = Call(deadline=time.monotonic() + 2)
+    with pytest.raises(Expired, match="the deadline passed while counter was computed"):
+        count(models, MANY, call)
     call = Call()
     threading.Timer(0.3, call.cancel).start()
     with pytest.raises(Cancelled, match="the caller has gone"):
@@ -221,7 +221,7 @@ def test_a_runtime_that_cannot_be_stopped_is_left_alone_and_the_process_serves_a
     add_endless_saved_model(tmp_path / "endless" / "1")
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [
-        sys.executable, "-m", "seisserve", "serve", str(tmp_path), "--port", "0", "--run_timeout_s", "1",
+        sys.executable, "-m", "seisserve", "serve", str(tmp_path), "--port", "0", "--run_timeout_s", "5",
         "--num_load_threads", "2",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet) as process:
@@ -234,7 +234,7 @@ def test_a_runtime_that_cannot_be_stopped_is_left_alone_and_the_process_serves_a
                 stub = model_service_pb2_grpc.ModelServiceStub(channel)
                 (version,) = stub.GetModelStatus(question, timeout=60).model_version_status
                 assert version.state == State.END
-                assert "did not come to an end within 1 s (run_timeout_s)" in version.status.error_message
+                assert "did not come to an end within 5 s (run_timeout_s)" in version.status.error_message
                 assert "cannot be stopped" in version.status.error_message
                 request = predict_pb2.PredictRequest()
                 request.model_spec.name = "picker"
@@ -257,5 +257,5 @@ def test_a_server_that_stops_does_not_wait_for_a_load(tmp_path: Path) -> None:
     eventually(lambda: models.states("counter").get(2, (None,))[0] is State.LOADING)
     models.close()
     assert models.repository is not None
-    assert not models.repository._thread.is_alive()
+    eventually(lambda: models.repository is not None and not models.repository._thread.is_alive())
     models.lanes.close()

@@ -74,6 +74,15 @@ def test_a_call_under_way_finishes_and_health_says_not_serving_meanwhile(bundle:
     assert not stopper.is_alive()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whoever_has_read_that_it_serves_may_stop_it(workers: int) -> None:
+    with Process("--workers", str(workers)) as process:
+        os.kill(process.pid, signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert "Traceback" not in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_accepted_request_is_lost_when_a_server_is_told_to_stop(number: int, windows: Array) -> None:
     outcomes: Counter[str] = Counter()

@@ -83,7 +83,7 @@ def test_a_call_comes_with_what_its_caller_said(held: Held) -> None:
     held.call("Echo", timeout=None).result()
     first, second = held.rpcs
     assert (first.method, first.metadata["one"], first.metadata["two-bin"]) == ("/t.T/Echo", "1", b"\x00\xff")
-    assert first.deadline is not None and 10 < first.deadline - time.monotonic() < 21
+    assert first.deadline is not None and 0 < first.deadline - time.monotonic() < 21
     assert second.deadline is None
     assert first.peer.startswith("ipv4:127.0.0.1:") and first.certificate == "" and not first.gone
 
@@ -127,8 +127,8 @@ def test_an_error_in_one_call_or_timer_is_of_that_alone(held: Held, caplog: pyte
 def test_timers_come_in_the_order_of_their_times(held: Held) -> None:
     came, end = list[int](), threading.Event()
     for number in (3, 1, 2):
-        held.server.later(0.02 * number, lambda number=number: came.append(number))
-    held.server.later(0.1, end.set)
+        held.server.later(0.2 * number, lambda number=number: came.append(number))
+    held.server.later(1.0, end.set)
     assert end.wait(30)
     assert came == [1, 2, 3]
 
@@ -148,7 +148,8 @@ def test_whoever_has_the_answer_sends_it(held: Held) -> None:
 
 @pytest.mark.parametrize("how", ["cancels", "is late"])
 def test_a_caller_who_goes_is_told_of(held: Held, how: str) -> None:
-    call = held.call("Hold", timeout=0.2 if how == "is late" else 30)
+    held.call("Echo").result()  # has the connection
+    call = held.call("Hold", timeout=2 if how == "is late" else 30)
     assert held.begun.acquire(timeout=30)
     if how == "cancels":
         call.cancel()
@@ -162,13 +163,13 @@ def test_stopping_ends_what_is_under_way_when_its_time_is_over(held: Held) -> No
     for _ in range(2):
         assert held.begun.acquire(timeout=30)
     begin = time.monotonic()
-    stopped = held.server.stop(0.5)
+    stopped = held.server.stop(3)
     held.waits[0].set(b"in time")
     answers = {(call.exception() and call.code()) or call.result() for call in (soon, never)}  # either came first
     assert answers <= {b"in time", grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE} and b"in time" in answers
     assert held.ended.acquire(timeout=30)
     stopped.result(30)
-    assert 0.4 < time.monotonic() - begin < 20
+    assert 2.9 < time.monotonic() - begin < 30
     assert held.server.stop(0).result(1) is None
     with pytest.raises(grpc.RpcError):
         grpc.insecure_channel(f"127.0.0.1:{held.port}").unary_unary("/t.T/Echo")(b"", timeout=5)
@@ -181,7 +182,7 @@ def test_calls_that_come_while_it_is_stopped_do_not_keep_it(held: Held) -> None:
     time.sleep(0.1)
     stopped = held.server.stop(10)
     assert first.result() == b"slow"
-    stopped.result(5)
+    stopped.result(30)
     for call in others:  # one that gRPC had handed over is answered; the others hear that nobody is there
         assert call.code() in (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 

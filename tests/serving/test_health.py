@@ -125,13 +125,15 @@ def test_watchers_may_go_while_the_status_changes() -> None:
 
     changing = threading.Thread(target=change)
     changing.start()
-    with Loopback(GrpcServer([]), handlers(servicer)) as loopback:
-        watch = health_pb2_grpc.HealthStub(loopback.channel).Watch
-        for _ in range(200):
-            answers = watch(health_pb2.HealthCheckRequest(), timeout=30)
-            assert next(answers).status == health_pb2.HealthCheckResponse.SERVING
-            answers.cancel()
-        eventually(lambda: not servicer._send_response_callbacks[""])
-    over.set()
-    changing.join()
+    try:
+        with Loopback(GrpcServer([]), handlers(servicer)) as loopback:
+            watch = health_pb2_grpc.HealthStub(loopback.channel).Watch
+            for _ in range(200):
+                answers = watch(health_pb2.HealthCheckRequest(), timeout=30)
+                assert next(answers).status == health_pb2.HealthCheckResponse.SERVING
+                answers.cancel()
+            eventually(lambda: not servicer._send_response_callbacks[""])
+    finally:
+        over.set()
+        changing.join()
     assert not wrong and not servicer._send_response_callbacks[""]

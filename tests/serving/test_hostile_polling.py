@@ -65,6 +65,11 @@ class Site:
         assert answer.model_spec.version.value == 1
         assert (tf.make_ndarray(answer.outputs["probability"]) == 0.5).all()
 
+    def trying(self) -> bool:
+        """Whether anything is to be loaded, or has failed."""
+        assert self.models.repository is not None
+        return bool(self.models.repository._attempts)
+
     def refused(self, spoil: Spoil) -> str:
         """Why version 2 is not served; it has gone again afterwards."""
         shutil.rmtree(self.staging, ignore_errors=True)
@@ -78,7 +83,8 @@ class Site:
             known = self.states()
         finally:
             there.rename(made)  # all at once: a folder that goes file by file would be tried again meanwhile
-            eventually(lambda: not self.models.failed and list(self.models.served["picker"]) == [1])
+            eventually(lambda: not self.trying() and not self.models.failed)
+            assert list(self.models.served["picker"]) == [1]
         assert (known[1].state, known[2].state) == (State.AVAILABLE, State.END)
         assert known[2].status.error_code == FAILED_PRECONDITION
         return str(known[2].status.error_message)

@@ -14,6 +14,7 @@ from client.small_bundles import repository
 from client.waveforms import START_NS, part, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving.small_models import eventually
 
 from seisserve import Client, UsageError, WaveformError, pipeline
 from seisserve import chain as chains
@@ -159,8 +160,10 @@ def test_a_chain_is_one_call_while_it_fits_and_windows_when_it_does_not(
 
     stages: dict[str, Any] = {"recover": True, "denoise": True, "pick": PICKER}
     there.process(stations(), **stages)  # has the models
+    eventually(lambda: "Process" in methods())  # they are told of after they are answered
     told.clear()
     there.process(stations(), **stages, return_waveforms=True)
+    eventually(lambda: len(told) >= 2)
     assert [done.arrival.method for done in told] == ["/seisserve.v1.SeismicService/Process"] * 2
     for rate, copies in ((100.0, 32), (20.0, 90), (500.0, 8)):  # too long as they are, or once they are made
         traces = [trace._replace(samples=np.tile(trace.samples, copies)) for trace in record(1, 60, rate)]
@@ -198,10 +201,12 @@ def test_a_server_of_another_version_leaves_the_chain_to_the_client(
             response.stages[0].provenance = "another version"
         return response
 
+    there.process(stations(), **stages)  # has the models
+    eventually(lambda: any(done.arrival.method.endswith("Process") for done in told))
     monkeypatch.setattr(Remote, "call", newer)
     told.clear()
     assert everything(there.process(stations(), **stages)) == expected
-    assert {done.arrival.method.rpartition("/")[2] for done in told} == {"Process", "Predict"}
+    eventually(lambda: {done.arrival.method.rpartition("/")[2] for done in told} == {"Process", "Predict"})
 
 
 def test_waveforms_that_a_stage_spoils_are_an_error_of_the_same_kind_on_both_sides(here: Client, there: Client) -> None:

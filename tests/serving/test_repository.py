@@ -147,7 +147,7 @@ def test_a_batch_that_was_computed_keeps_no_version_in_memory(tmp_path: Path, st
         thread.join()
     assert models.repository is not None
     models.repository.unload("picker", Call())
-    assert gone() is None
+    eventually(lambda: gone() is None)
     assert states(models) == {1: State.END}
 
 
@@ -288,13 +288,18 @@ def test_what_fails_for_a_passing_reason_is_tried_again(
         return real(*given)
 
     monkeypatch.setattr(repository_module, "load_version", sometimes)
-    models = served(tmp_path, retries=2, retry_s=0.05)
+    models = served(tmp_path, retries=2, retry_s=3600)
     started.append(models)
-    state = models.states("picker")[1]
-    if state.state is State.LOADING:  # the first try has failed; it can't have been served yet
-        assert state.message == "OSError: no file handle"
+    keeper = models.repository
+    assert keeper is not None
+    for reason in ("OSError: no file handle", "MemoryError: no room"):
+        state = models.states("picker")[1]
+        assert (state.state, state.message) == (State.LOADING, reason)
         with pytest.raises(Unavailable, match="version 1 of 'picker' is being loaded"):
             models.get("picker")
+        keeper._attempts = {key: attempt._replace(again_at=0.0) for key, attempt in keeper._attempts.items()}
+        keeper._ask()
+        keeper.wait()
     eventually(lambda: states(models) == {1: State.AVAILABLE})
     assert failures == []
 
@@ -483,7 +488,8 @@ def test_a_repository_that_is_empty_all_at_once_is_taken_for_a_volume_that_has_g
     reads = counted(models.repository)
     root.rename(tmp_path / "volume")
     root.mkdir()
-    eventually(lambda: len(reads) > 3)
+    before = len(reads)
+    eventually(lambda: len(reads) > before + 3)
     assert sorted(models.served) == ["other", "picker"]
     assert caplog.text.count("has no model any more") == 1
     root.rmdir()
@@ -528,6 +534,59 @@ def test_a_volume_that_goes_while_it_is_read_takes_no_model_with_it(
     eventually(lambda: len(reads) > before + 3)
     assert sorted(models.served) == ["other", "picker"]
     assert not withdrawn
+
+
+def test_what_is_asked_for_while_the_folder_is_read_holds(
+    tmp_path: Path, started: list[Models], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_bundle(tmp_path / "picker", 1)
+    models = served(tmp_path, poll_s=0.02)
+    started.append(models)
+    keeper, armed = models.repository, threading.Event()
+    assert keeper is not None
+    real, asked = repository_module.scan, [ModelConfig("picker", tmp_path / "picker", policy=Specific(frozenset({1})))]
+
+    def scan(root: Path) -> list[ModelConfig]:
+        found = real(root)
+        if armed.is_set() and len(found) == 2:
+            armed.clear()
+            keeper._source = keeper._source and keeper._source._replace(poll_s=0.0)
+            keeper._take(asked)  # somebody reloads in this moment
+        return found
+
+    monkeypatch.setattr(repository_module, "scan", scan)
+    armed.set()
+    add_bundle(tmp_path / "other", 1)
+    eventually(lambda: not armed.is_set())
+    keeper.wait()
+    assert list(keeper._configs.values()) == asked
+    assert list(models.served) == ["picker"]
+
+
+def test_a_version_that_goes_before_it_is_loaded_has_not_failed(
+    tmp_path: Path, started: list[Models], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_bundle(tmp_path / "models" / "picker", 1)
+    add_bundle(tmp_path / "picker", 2)
+    models = served(tmp_path / "models", poll_s=0.02)
+    started.append(models)
+    real, went, place = repository_module.versions, threading.Event(), tmp_path / "models" / "picker" / "2"
+
+    def versions_then_gone(base: Path) -> dict[int, Path]:
+        found = real(base)
+        if 2 in found:
+            place.rename(tmp_path / "picker" / "2")
+            went.set()
+        return found
+
+    monkeypatch.setattr(repository_module, "versions", versions_then_gone)
+    (tmp_path / "picker" / "2").rename(place)
+    assert went.wait(30)
+    assert models.repository is not None
+    reads = counted(models.repository)
+    eventually(lambda: len(reads) > 2)
+    assert "not loaded" not in caplog.text
+    assert states(models) == {1: State.AVAILABLE}
 
 
 def test_a_version_that_failed_is_no_failure_any_more_once_it_is_not_asked_for(

@@ -18,7 +18,7 @@ def test_fifty_reloads_under_load_fail_no_call_and_leave_the_memory_flat(tmp_pat
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=580,
     )
     early, late, one_copy, alive, failures = map(float, done.stdout.split())
     print(f"resident after 10 reloads {early} MB, after 50 {late} MB; one more copy of the model {one_copy} MB")

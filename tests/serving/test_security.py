@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from serving.papers import Papers
+from serving.small_models import eventually
 
 from seisserve import FakeTransport
 from seisserve.bundle import Bundle
@@ -374,6 +375,7 @@ def test_mutual_tls_lets_in_who_has_a_certificate_of_the_authority(
         with grpc.secure_channel(server.address, grpc.ssl_channel_credentials(papers.good.encode(), *held)) as channel:
             assert predict(channel, windows)
             assert predict(channel, windows, OPERATOR)
+            eventually(lambda: len(done) == 2)  # they are told of after they are answered
             assert code(lambda: predict(channel, windows, "wrong")) is grpc.StatusCode.UNAUTHENTICATED
     assert [one.call.user for one in done] == ["datalogger", "operator", ""]
 

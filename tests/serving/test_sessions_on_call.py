@@ -53,6 +53,7 @@ def test_a_stream_without_a_first_request_ends(
 
 
 def test_a_stream_without_a_first_request_does_not_hold_up_the_stop(method: Method) -> None:
+    wait_for(lambda: not readers())  # those of the test before
     started = Serving(fake_models())
     over = threading.Event()
     answers = method(started.port)(silent([], over))
@@ -117,34 +118,43 @@ def test_sessions_that_have_finished_are_kept_for_a_while_but_no_more_than_may_b
     started.stop()
 
 
-def connection(sessions: Sessions, *requests: wire.SessionRequest) -> Iterator[wire.SessionResponse]:
-    """A connection whose client takes an answer when it is asked to, and does not go."""
-    return sessions.session(itertools.chain(requests, silent([], threading.Event())), Call())
+def connection(
+    sessions: Sessions, over: threading.Event, *requests: wire.SessionRequest
+) -> Iterator[wire.SessionResponse]:
+    """A connection whose client takes an answer when it is asked to, and does not go before it is over."""
+    return sessions.session(itertools.chain(requests, silent([], over)), Call())
 
 
 def test_a_connection_that_takes_no_answers_does_not_hold_its_session_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when gRPC waits for a client whose network is gone."""
-    monkeypatch.setattr(session_api, "STALLED_S", 0.2)
-    sessions = Sessions(fake_models(), Bounds(sessions=1, resume_s=0.2))
-    stalled = connection(sessions, start(), sent(1, record(0, 5.0)))
+    monkeypatch.setattr(session_api, "STALLED_S", 1.5)
+    sessions, over = Sessions(fake_models(), Bounds(sessions=1, resume_s=1.5)), threading.Event()
+
+    def opened() -> bool:
+        try:
+            return next(connection(sessions, over, start())).HasField("started")
+        except Overloaded:
+            return False
+
+    stalled = connection(sessions, over, start(), sent(1, record(0, 5.0)))
     next(stalled)
-    with pytest.raises(Overloaded):
-        next(connection(sessions, start()))
-    threading.Event().wait(0.5)
-    assert next(connection(sessions, start())).HasField("started")
+    assert not opened()
+    wait_for(opened)
     with pytest.raises(Unavailable, match="was forgotten: this connection took no answer for too long"):
         next(stalled)
+    over.set()
 
 
 def test_a_new_connection_need_not_wait_until_the_server_has_room_for_the_old_one(method: Method) -> None:
-    full = threading.Event()
+    full, tried = threading.Event(), threading.Event()
     full.set()
     inner: Callable[[Any], Any] = fake().function
 
     def busy(windows: Any) -> Any:
         if full.is_set():
+            tried.set()
             raise Overloaded("no room", 50)
         return inner(windows)
 
@@ -153,8 +163,7 @@ def test_a_new_connection_need_not_wait_until_the_server_has_room_for_the_old_on
     packets = [sent(number, together) for number, together in enumerate(packets_of(1, 30.0, length=1000), 1)]
     old = method(started.port)(silent([start(wait_s=0.0), *packets], over))
     token = next(old).started.resume_token
-    session = started.sessions._sessions[token]
-    wait_for(session.lock.locked)  # it is at work, and will be
+    assert tried.wait(30)  # it is at work, and will be
     new = method(started.port)(silent([start(resume_token=token)], over))
     assert next(new).started.resumed
     assert "another connection" in refused(old)[1]

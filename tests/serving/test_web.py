@@ -161,7 +161,8 @@ def waiting(site: Site) -> None:
 def test_the_deadline_ends_a_call_that_waits(bundle: Bundle, body: bytes, by_default: bool) -> None:
     gate = Gate()
     with Site(bundle, gate, **{"timeout_s": 0.3} if by_default else {}) as site, site.client() as client:
-        first = threading.Thread(target=client.post, args=(PREDICT,), kwargs={"content": body})
+        patient = {"content": body, "headers": {"x-request-timeout-ms": "60000"}}
+        first = threading.Thread(target=client.post, args=(PREDICT,), kwargs=patient)
         first.start()
         assert gate.called.acquire(timeout=WAIT_S)
         response = client.post(PREDICT, content=body, headers={} if by_default else {"x-request-timeout-ms": "300"})
@@ -265,7 +266,10 @@ def test_admin_calls_are_guarded_under_their_name_in_grpc(bundle: Bundle) -> Non
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_over_the_limit_is_refused_with_the_reason(site: Site, chunked: bool) -> None:
+def test_a_body_over_the_limit_is_refused_with_the_reason(
+    site: Site, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    monkeypatch.setattr(web_module, "DISCARD_S", 30.0)
     content: Any = iter([bytes(1 << 18)] * 5) if chunked else bytes((1 << 20) + 1)
     with site.client() as client:
         response = client.post(PREDICT, content=content)
@@ -293,7 +297,7 @@ def closed(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: "])
 def test_headers_that_do_not_come_are_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(web_module, "HEADERS_S", 0.2)
+    monkeypatch.setattr(web_module, "HEADERS_S", 1.0)
     with raw(site.web.address) as caller:
         caller.sendall(sent)
         assert closed(caller) == b""
@@ -582,7 +586,7 @@ def test_tls_tells_the_guards_whose_certificate_it_is(bundle: Bundle, body: byte
         with httpx.Client(verify=mine) as client, pytest.raises(httpx.TransportError):
             client.post(url, content=body)
         mine.load_cert_chain(authority / "station-7.pem", authority / "station-7.key")
-        with httpx.Client(verify=mine) as client:
+        with httpx.Client(verify=mine, timeout=WAIT_S) as client:
             assert client.post(url, content=body).status_code == 200
         assert site.told().arrival.certificate == "station-7"
 
