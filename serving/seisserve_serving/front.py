@@ -211,7 +211,9 @@ class Front:
         code = grpc.StatusCode.OK if error is None else code_of(error)
         if code is grpc.StatusCode.INTERNAL:
             log.error("request %s failed (%s)", call.request_id, arrival.method, exc_info=error)
-        done = Done(arrival, call, code, time.monotonic() - begin, error)
+        self._tell_all(Done(arrival, call, code, time.monotonic() - begin, error))
+
+    def _tell_all(self, done: Done) -> None:
         for told in self.told:
             told(done)
 
@@ -267,9 +269,7 @@ class Front:
     def _tell_of_those_away(self) -> None:
         away, self._away = self._away, Counter()
         for method, count in away.items():
-            done = Done(Arrival(method, {}, ""), Call(), code_of(FULL), 0.0, FULL, count)
-            for told in self.told:
-                told(done)
+            self._tell_all(Done(Arrival(method, {}, ""), Call(), code_of(FULL), 0.0, FULL, count))
 
     def _stream(self, pool: Executor, method: Method, request_type: Any) -> Handler:
         """A method that blocks on requests as they come, and gives responses one after the other."""

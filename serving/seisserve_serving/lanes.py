@@ -15,6 +15,7 @@ import operator
 import queue
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -129,8 +130,12 @@ class _Item:
 
     def result(self) -> Outputs:
         """Its outputs. Raises what went wrong."""
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has this frame: together they would keep the whole call until gc comes
         return self.outputs
 
 
@@ -562,7 +567,9 @@ class Queue:
                 self.compute([part])
             return
         except BaseException as error:  # it is raised where the call waits, whatever it is
+            traceback.clear_frames(error.__traceback__)  # they have the items, and these will have the error
             self._tell(parts, None, error)
+            del parts
             return
         compute_s = time.monotonic() - begin
         self.window_s += OF_LATE * (compute_s / windows - self.window_s) if self.window_s else compute_s / windows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -48,18 +49,22 @@ class _Few:
     """Lets so many lines a second through, and says how many calls the others were of: no flood of lines."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._since, self._lines, self._left_out = most, time.monotonic(), 0, 0
+        self._most, self._lock = most, threading.Lock()
+        self._since, self._lines, self._left_out = time.monotonic(), 0, 0
 
     def let(self, calls: int) -> bool:
         now = time.monotonic()
-        if now - self._since >= 1.0:
-            if self._left_out:
-                log.info("%d more calls were refused, in %.1f s", self._left_out, now - self._since)
-            self._since, self._lines, self._left_out = now, 0, 0
-        self._lines += 1
-        if self._lines > self._most:
-            self._left_out += calls
-        return self._lines <= self._most
+        with self._lock:
+            left_out, seconds = self._left_out, now - self._since
+            if seconds >= 1.0:
+                self._since, self._lines, self._left_out = now, 0, 0
+            self._lines += 1
+            lets = self._lines <= self._most
+            if not lets:
+                self._left_out += calls
+        if left_out and seconds >= 1.0:
+            log.info("%d more calls were refused, in %.1f s", left_out, seconds)
+        return lets
 
 
 FEW = _Few(MOST_REFUSALS)

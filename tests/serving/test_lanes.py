@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -322,6 +325,28 @@ def test_a_large_call_is_computed_on_all_lanes() -> None:
     gate.open.set()
     np.testing.assert_array_equal(caller.ended().answer, windows(*range(6)) * 2)
     lanes.close()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, UsageError, SystemExit])
+def test_an_error_keeps_nothing_of_its_call(lane: Lanes, error: type[BaseException]) -> None:
+    def fail(array: Any) -> Any:
+        raise error("wrong")
+
+    queue = lane.queue(MODEL, FakeTransport(fail, 8))
+    gc.collect()
+    gc.disable()
+    try:
+        for waits in (False, True):
+            if waits:
+                queue.batching = Batching(batch_timeout_micros=1)  # on the lane's thread
+            call = Call()
+            gone = weakref.ref(call)
+            with pytest.raises(error):
+                queue.predict(windows(1), call)
+            del call
+            eventually(lambda gone=gone: gone() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_model_takes_no_more_lanes_than_it_may() -> None:
