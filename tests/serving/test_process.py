@@ -14,7 +14,6 @@ from client.small_bundles import repository
 from client.waveforms import START_NS, part, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving.small_models import eventually
 
 from seisserve import Client, UsageError, WaveformError, pipeline
 from seisserve import chain as chains
@@ -23,7 +22,7 @@ from seisserve.proto import seismic_pb2 as wire
 from seisserve.remote import Remote
 from seisserve.results import Processed
 from seisserve.traces import Trace
-from seisserve_serving.front import Done, Front
+from seisserve_serving.front import Arrival, Front
 from seisserve_serving.repository import load
 from seisserve_serving.server import Server
 
@@ -40,14 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[Done]:
-    """Every call that the server has answered."""
+def came() -> list[Arrival]:
+    """Every call that has come to the server."""
     return []
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path, told: list[Done]) -> Iterator[str]:
-    server = Server(load(folder, "onnxruntime", 2), Front(told=[told.append]), port=0)
+def address(folder: Path, came: list[Arrival]) -> Iterator[str]:
+    front = Front(guards=[lambda arrival, call: came.append(arrival)])
+    server = Server(load(folder, "onnxruntime", 2), front, port=0)
     server.start()
     yield server.address
     server.stop(grace_s=1)
@@ -153,21 +153,19 @@ def test_a_stage_alone_is_the_call_of_that_name(here: Client, there: Client) -> 
 
 
 def test_a_chain_is_one_call_while_it_fits_and_windows_when_it_does_not(
-    here: Client, there: Client, told: list[Done]
+    here: Client, there: Client, came: list[Arrival]
 ) -> None:
     def methods() -> set[str]:
-        return {done.arrival.method.rpartition("/")[2] for done in told}
+        return {arrival.method.rpartition("/")[2] for arrival in came}
 
     stages: dict[str, Any] = {"recover": True, "denoise": True, "pick": PICKER}
     there.process(stations(), **stages)  # has the models
-    eventually(lambda: "Process" in methods())  # they are told of after they are answered
-    told.clear()
+    came.clear()
     there.process(stations(), **stages, return_waveforms=True)
-    eventually(lambda: len(told) >= 2)
-    assert [done.arrival.method for done in told] == ["/seisserve.v1.SeismicService/Process"] * 2
+    assert [arrival.method for arrival in came] == ["/seisserve.v1.SeismicService/Process"] * 2
     for rate, copies in ((100.0, 32), (20.0, 90), (500.0, 8)):  # too long as they are, or once they are made
         traces = [trace._replace(samples=np.tile(trace.samples, copies)) for trace in record(1, 60, rate)]
-        told.clear()
+        came.clear()
         found = there.process(traces, **stages, return_waveforms=True)
         assert methods() == {"Predict"}
         assert everything(found) == everything(here.process(traces, **stages, return_waveforms=True))
@@ -189,7 +187,7 @@ def test_what_cannot_be_used_is_an_error_of_its_own_instrument(here: Client, the
 
 
 def test_a_server_of_another_version_leaves_the_chain_to_the_client(
-    here: Client, there: Client, told: list[Done], monkeypatch: pytest.MonkeyPatch
+    here: Client, there: Client, came: list[Arrival], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: dict[str, Any] = {"denoise": True, "pick": PICKER}
     expected = everything(here.process(stations(), **stages))
@@ -202,11 +200,10 @@ def test_a_server_of_another_version_leaves_the_chain_to_the_client(
         return response
 
     there.process(stations(), **stages)  # has the models
-    eventually(lambda: any(done.arrival.method.endswith("Process") for done in told))
     monkeypatch.setattr(Remote, "call", newer)
-    told.clear()
+    came.clear()
     assert everything(there.process(stations(), **stages)) == expected
-    eventually(lambda: {done.arrival.method.rpartition("/")[2] for done in told} == {"Process", "Predict"})
+    assert {arrival.method.rpartition("/")[2] for arrival in came} == {"Process", "Predict"}
 
 
 def test_waveforms_that_a_stage_spoils_are_an_error_of_the_same_kind_on_both_sides(here: Client, there: Client) -> None:
