@@ -37,6 +37,7 @@ from server_load import CASES, Bare
 
 from seisserve.bundle import Bundle, find, golden
 from seisserve.runtime import OnnxRuntime
+from seisserve.runtimes.openvino import OpenVinoRuntime
 
 TOLERANCE = 1e-5
 WARM_S = 0.5
@@ -65,6 +66,14 @@ SERVERS = {
     ),
     "openvino": Server(
         "seisserve, OpenVINO", LANES, requirements=("openvino",), options=("--runtime", "openvino")
+    ),
+    "bfloat16": Server(
+        "seisserve, OpenVINO, bfloat16", LANES, requirements=("openvino",), options=("--runtime", "openvino"),
+        precision="bfloat16",
+    ),
+    "workers-bfloat16": Server(
+        f"seisserve, {INSTANCES} workers, OpenVINO, bfloat16", WORKERS, requirements=("openvino",),
+        options=("--runtime", "openvino", *SEVERAL), precision="bfloat16",
     ),
     "triton": Server(
         "Triton, Python backend", f"{INSTANCES} instances (processes), dynamic batching", "serve_triton.py",
@@ -96,7 +105,7 @@ def examples(bundle: Bundle, folder: Path, precision: str) -> str:
     """A file of golden windows and what the bare network makes of them."""
     windows, _ = golden(bundle.folder)
     windows = np.resize(windows, (MOST, *windows.shape[1:]))
-    network = OnnxRuntime(bundle, 1, precision)
+    network = (OpenVinoRuntime if precision == "bfloat16" else OnnxRuntime)(bundle, 1, precision)
     outputs = network.predict(bundle.manifest, {bundle.manifest.input.name: windows})
     path = folder / f"{precision}.npz"
     np.savez(path, inputs=windows, outputs=outputs[bundle.manifest.output.name])
@@ -274,8 +283,8 @@ def heading(what: dict[str, Any], measured: Measured, versions: dict[str, str], 
     listed = ", ".join(f"{package} {number}" for package, number in packages.items())
     others = [one[OTHERS] for all_rounds in measured.values() for one in all_rounds.values()]
     return (
-        f"{what['model']}, the same ONNX file in float32 unless the line says int8; onnxruntime {what['onnxruntime']}, "
-        f"OpenVINO {what['openvino']}, one thread a session; {listed}. {what['cores']} cores of {what['processor']}, "
+        f"{what['model']}, the same ONNX file in float32 unless the line says int8 or bfloat16; onnxruntime "
+        f"{what['onnxruntime']}, OpenVINO {what['openvino']}, one thread a session; {listed}. {what['cores']} cores of {what['processor']}, "
         f"{what['system']}, Python {what['python']}; the callers run on the same cores, other processes took at most "
         f"{max(others, default=0):.0f} % of them. Rounds of {what['seconds']:g} s, servers taking turns: medians "
         f"(smallest to largest). ×: how many times as fast as the first line in the same round, the median; above 1 "
