@@ -287,9 +287,9 @@ def heading(what: dict[str, Any], measured: Measured, versions: dict[str, str], 
         f"{what['onnxruntime']}, OpenVINO {what['openvino']}, one thread a session; {listed}. {what['cores']} cores of "
         f"{what['processor']}, {what['system']}, Python {what['python']}; the callers run on the same cores, other "
         f"processes took at most {max(others, default=0):.0f} % of them. Rounds of {what['seconds']:g} s, servers "
-        f"taking turns: medians (smallest to largest). ×: how many times as fast as the first line in the same round, the median; above 1 "
-        f"that server is ahead. Answers equal a bare session's within {TOLERANCE:g}. Bare sessions side by side, "
-        f"{bare}.\n\n"
+        f"taking turns: medians (smallest to largest). ×: how many times as fast as the first line in the same round, "
+        f"the median; above 1 that server is ahead. Answers equal a bare session's within {TOLERANCE:g}. Bare sessions "
+        f"side by side, {bare}.\n\n"
     )
 
 
