@@ -249,7 +249,8 @@ class GrpcServer:
             except Exception:  # of one call, or timer: everybody else depends on this thread
                 log.exception("the server goes on after an error")
             del event, tag  # they may be the last to hold a call that has ended
-        self._over = True
+        with self._lock:
+            self._over = True
         self._server.destroy()
         self._ended.set_result(None)
         while self._timers:  # what was to be told soon is told now
@@ -266,7 +267,9 @@ class GrpcServer:
         try:
             self._ended.result(grace_s)
         except TimeoutError:
-            self._server.cancel_all_calls()
+            with self._lock:
+                if not self._over:  # else gRPC's server is gone, and asking it for anything ends the process
+                    self._server.cancel_all_calls()
 
 
 class _Tag:

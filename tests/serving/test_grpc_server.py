@@ -175,6 +175,30 @@ def test_stopping_ends_what_is_under_way_when_its_time_is_over(held: Held) -> No
         grpc.insecure_channel(f"127.0.0.1:{held.port}").unary_unary("/t.T/Echo")(b"", timeout=5)
 
 
+def test_a_server_that_has_just_ended_is_not_told_to_cancel_calls(held: Held) -> None:
+    """gRPC's own server is gone by then: that would end the process."""
+
+    class Ending:
+        """gRPC's server, when the thread that has destroyed it is paused."""
+
+        def __init__(self, inner: Any) -> None:
+            self.shutdown, self._inner, self.is_there = inner.shutdown, inner, True
+            self.wrong = False
+
+        def destroy(self) -> None:
+            self._inner.destroy()
+            self.is_there = False
+            time.sleep(0.5)
+
+        def cancel_all_calls(self) -> None:
+            self.wrong = not self.is_there
+
+    ending = held.server._server = Ending(held.server._server)
+    held.server.stop(0.2).result(30)
+    time.sleep(0.1)
+    assert not ending.is_there and not ending.wrong
+
+
 def test_calls_that_come_while_it_is_stopped_do_not_keep_it(held: Held) -> None:
     first = held.call("Slow")
     assert held.begun.acquire(timeout=30)
