@@ -63,7 +63,7 @@ class Call:
         user: str = "",
     ) -> None:
         self.request_id, self.deadline, self.priority, self.peer, self.user = request_id, deadline, priority, peer, user
-        self.client = user or host_of(peer)  # whose room it takes
+        self.host = host_of(peer)
         self.cancelled = False
         self.model = ""  # the name of the model, once that is known
         self.version = 0
@@ -73,6 +73,11 @@ class Call:
         self.holds: Callable[[int], None] | None = None  # who hears of how many bytes of it are at work
         self.counted: Callable[[Call, Counted, float, str], None] | None = None  # who hears of what it counts
         self._then: Callable[[], None] | None = None
+
+    @property
+    def client(self) -> str:
+        """Whose room it takes: the user, or the address."""
+        return self.user or self.host
 
     def cancel(self) -> None:
         """The caller has gone: whoever computes or waits for it may stop."""

@@ -158,8 +158,6 @@ class Front:
         """Find out who calls, and how urgent it is. Raises what the guards raise."""
         for guard in self.guards:
             guard(arrival, call)
-        if call.user:
-            call.client = call.user
         call.priority = priority_of(arrival.metadata)
         if call.rights is not None:
             call.priority = max(call.priority, call.rights.most_urgent)
@@ -223,7 +221,7 @@ class Front:
         def work(body: bytes, call: Call) -> bytes:
             return _encoded(method(_decoded(request_type, body, call), call), call)
 
-        return self._attended(functools.partial(_on_pool, pool, work))
+        return functools.partial(self._attend, work=functools.partial(_on_pool, pool, work))
 
     def _quick(self, pool: Executor, method: Method, request_type: Any, beside: Callable[[Any], int]) -> Handler:
         """A method that gives a `Later`: on the server's thread; on one of the pool if the request is large."""
@@ -244,11 +242,7 @@ class Front:
                 return await _on_pool(pool, answer, request, call)
             return _encoded(await method(request, call).done(), call)
 
-        return self._attended(working)
-
-    def _attended(self, work: Work) -> Handler:
-        """A method of one request."""
-        return functools.partial(self._attend, work=work)
+        return functools.partial(self._attend, work=working)
 
     def _no_room_for(self, rpc: Rpc) -> bool:
         admission = self.admission

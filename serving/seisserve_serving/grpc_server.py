@@ -201,8 +201,7 @@ class GrpcServer:
         """Have gRPC do something for a call."""
         if self._over:
             return
-        tag, refused = _Tag(then), -1
-        self._due.add(tag)
+        tag, refused = self._tag(then), -1
         try:
             refused = call.start_server_batch(operations, tag)
         finally:

@@ -27,7 +27,7 @@ from seisserve_serving.models import Models, Served, State, VersionState
 from seisserve_serving.predict import predict
 from seisserve_serving.repository import Repository
 from seisserve_serving.shared_memory import NOTHING_SHARED, REGION, Memory, Regions, shared_bytes
-from seisserve_serving.signatures import DEFAULT, Signature, TensorSpec
+from seisserve_serving.signatures import DEFAULT, NAME, Signature, TensorSpec
 
 __all__ = ["INFERENCE_SERVICE", "services"]
 
@@ -43,7 +43,7 @@ DATATYPES: dict[str, tuple[np.dtype[Any], str]] = {
         ("BYTES", "O", "bytes_contents"),
     )
 }  # fmt: skip
-NAME, NAME_AND_DTYPE = operator.attrgetter("name"), operator.attrgetter("name", "dtype")
+NAME_AND_DTYPE = operator.attrgetter("name", "dtype")
 OF_NUMPY = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 # Parameters are each server's own. Those that mean nothing here are ignored: KServe's client always sends some.
 # These, of Triton, would change the answer.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import operator
 import queue
 import threading
 import time
@@ -34,7 +33,7 @@ from seisserve_serving.calls import Call, Priority
 from seisserve_serving.errors import Overloaded, Unavailable
 from seisserve_serving.place import give_way
 from seisserve_serving.signatures import Signature
-from seisserve_serving.waits import Wait
+from seisserve_serving.waits import MayFail, Wait
 
 __all__ = ["BRIEF_S", "Batch", "Batching", "Lanes", "Later", "Network", "Queue"]
 
@@ -45,7 +44,6 @@ Outputs = dict[str, NDArray[Any]]
 RETRY_MS, MOST_RETRY_MS = 100, 5000  # a caller that comes back at once finds the same queue
 OF_LATE = 0.05  # what the last batch counts in the mean time of a window
 BRIEF_S = 0.002  # so long may the server's own thread compute, and look at nobody else
-OF_LINE = operator.attrgetter("queue")
 SLACK = 1.5  # an answer that comes after its deadline was computed for nothing: better to refuse a few more
 
 
@@ -101,25 +99,25 @@ class Batch(NamedTuple):
     compute_s: float
 
 
-class _Item:
+class _Item(MayFail):
     """A call's windows on their way. Everything changes under the lanes' lock.
 
     Who waits for it is a thread, at `inbox`, or a coroutine, at `wait`.
     """
 
     __slots__ = (
-        "arrived", "call", "count", "error", "inbox", "inputs", "kind", "left", "outputs", "samples", "taken", "to_do",
+        "arrived", "call", "count", "inbox", "inputs", "kind", "left", "outputs", "samples", "taken", "to_do",
         "wait",
     )  # fmt: skip
 
     def __init__(self, inputs: Arrays, count: int, samples: int, kind: Hashable, call: Call) -> None:
+        super().__init__()
         self.inputs, self.count, self.samples, self.kind, self.call = inputs, count, samples, kind, call
         self.arrived = time.monotonic()
         self.taken = 0  # windows that a lane has taken
         self.to_do = count  # windows without an answer
         self.left = False  # nobody waits any more
         self.outputs: dict[str, NDArray[np.float32]] = {}
-        self.error: BaseException | None = None
         self.inbox: queue.SimpleQueue[None] | None = None  # something has happened
         self.wait: Wait[None] | None = None
 
@@ -130,12 +128,7 @@ class _Item:
 
     def result(self) -> Outputs:
         """Its outputs. Raises what went wrong."""
-        error, self.error = self.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback has this frame: together they would keep the whole call until gc comes
+        self.raise_once()
         return self.outputs
 
 
@@ -301,10 +294,8 @@ class Lanes:
 
     def _ahead_s(self, priority: Priority) -> float:
         """Seconds of one lane that what is at least that urgent will take."""
-        seconds = 0.0
-        for one in set(map(OF_LINE, self._lines.values())):
-            seconds += one.ahead(priority) * one.window_s
-        return seconds
+        queues = {line.queue for line in self._lines.values()}
+        return sum([queue.ahead(priority) * queue.window_s for queue in queues])
 
     def leave(self, queue: Queue, item: _Item) -> None:
         """The caller waits no more: what no lane has taken yet is never computed."""
@@ -560,13 +551,11 @@ class Queue:
         windows = sum([high - low for _, low, high in parts])
         try:
             outputs, padding = self._run(parts, windows)
-        except UsageError as error:  # of what one of them sent: the others must not pay for it
-            if len(parts) == 1:
-                self._tell(parts, None, error)
-            for part in parts if len(parts) > 1 else ():
-                self.compute([part])
-            return
         except BaseException as error:  # it is raised where the call waits, whatever it is
+            if isinstance(error, UsageError) and len(parts) > 1:  # of what one of them sent: let no other pay for it
+                for part in parts:
+                    self.compute([part])
+                return
             traceback.clear_frames(error.__traceback__)  # they have the items, and these will have the error
             self._tell(parts, None, error)
             del parts

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from seisserve import tuned
 from seisserve.errors import BundleError, ModelNotFound, SeisserveError, ServerError, UsageError
@@ -314,15 +314,14 @@ class Repository:
             attempt, stamp = self._attempts.get((config.name, version)), _stamp(there[version])
             if stamp is not None and (attempt is None or attempt.stamp != stamp or _due(attempt)):
                 new[version] = there[version]
-                if version not in served and (attempt is None or attempt.again_at is None):
+                if version not in served and not _goes_on(attempt):
                     self._models.note(config.name, version, State.START)
         return new, chosen
 
     def _load(self, config: ModelConfig, version: int, folder: Path) -> None:
         name = config.name
         is_new = version not in self._models.served.get(name, {})
-        before = self._attempts.get((name, version))
-        if is_new and (before is None or before.again_at is None):  # else its state says why it failed the last time
+        if is_new and not _goes_on(self._attempts.get((name, version))):  # else its state says why it failed
             self._models.note(name, version, State.LOADING)
         stamp, begin = _stamp(folder), time.monotonic()
         try:
@@ -372,7 +371,7 @@ class Repository:
     def _failed(self, name: str, version: int, stamp: int | None, error: Exception, is_new: bool) -> None:
         """Remember why, and whether to try again: content that is wrong stays wrong until it changes."""
         before = self._attempts.get((name, version))
-        count = before.tries + 1 if before is not None and before.again_at is not None else 1
+        count = before.tries + 1 if _goes_on(before) else 1
         lasts = isinstance(error, SeisserveError) and not isinstance(error, ServerError)  # that is a backend's
         again = not lasts and count <= self._retries
         self._attempts[name, version] = _Attempt(stamp, count, time.monotonic() + self._retry_s if again else None)
@@ -449,19 +448,22 @@ def load(
 
 def _stamp(folder: Path) -> int | None:
     """A number that changes when a file in the folder does; None if there is no such folder (any more)."""
-    statuses: list[tuple[str, int, int]] = []
     try:
-        for path in sorted(folder.rglob("*")):
-            status = path.stat()
-            statuses.append((str(path), status.st_size, status.st_mtime_ns))
+        statuses = [(str(path), path.stat()) for path in sorted(folder.rglob("*"))]
     except OSError:  # on its way in or out
-        statuses.clear()
-    return hash(tuple(statuses)) if folder.is_dir() else None
+        statuses = []
+    marks = tuple((path, status.st_size, status.st_mtime_ns) for path, status in statuses)
+    return hash(marks) if folder.is_dir() else None
 
 
 def _told(reason: str) -> str:
     """A reason as messages can hold it: names of files need not be UTF-8, and a runtime may say very much."""
     return reason.encode(errors="replace").decode()[:MOST_CHARACTERS]
+
+
+def _goes_on(attempt: _Attempt | None) -> TypeGuard[_Attempt]:
+    """Whether a version has failed and is to be tried again."""
+    return attempt is not None and attempt.again_at is not None
 
 
 def _due(attempt: _Attempt) -> bool:

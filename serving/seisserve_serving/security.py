@@ -221,13 +221,13 @@ class Guard:
         if arrival.method in self._admin_methods:
             self._check_admin(arrival, caller)
         if caller is None:
-            budget = self._budget(call.client, self._rate)
+            budget = self._budget(call.host, self._rate)
             call.rights = budget
         else:
             call.user = caller.name
             budget = self._budget(f"token {caller.name}", self._rate_of(caller))
             call.rights = _Granted(caller, budget)
-        _take(budget, call.user or call.client)
+        _take(budget, call.client)
 
     def _who(self, arrival: Arrival) -> Caller:
         digest = _digest(arrival)
@@ -272,8 +272,6 @@ class Guard:
 
 
 def _take(budget: _Budget, who: str) -> None:
-    if budget.rate == UNLIMITED:
-        return
     for bucket, what in ((budget.calls, "calls"), (budget.windows, "windows")):
         wait_s = bucket.wait_s()
         if wait_s:

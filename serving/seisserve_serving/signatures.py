@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from seisserve.errors import UsageError
 from seisserve.manifest import Manifest
 
-__all__ = ["CLASSIFY", "DEFAULT", "PREDICT", "REGRESS", "Signature", "TensorSpec", "of_manifest", "zero_inputs"]
+__all__ = [
+    "CLASSIFY", "DEFAULT", "NAME", "PREDICT", "REGRESS", "Signature", "TensorSpec", "of_manifest", "zero_inputs",
+]  # fmt: skip
 
 NAME = operator.attrgetter("name")
 DEFAULT, FRAGMENT = "serving_default", "fragment"
@@ -35,10 +37,10 @@ class TensorSpec(NamedTuple):
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether an array of that shape may be this tensor."""
-        if self.shape is None or self.shape == shape:
-            return True
-        free = zip(self.shape, shape, strict=False)
-        return len(self.shape) == len(shape) and [size if want == -1 else want for want, size in free] == [*shape]
+        return self.shape is None or (
+            len(self.shape) == len(shape)
+            and all(want in (-1, size) for want, size in zip(self.shape, shape, strict=True))
+        )
 
     def told(self) -> str:
         """The shape for a message."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Gone", "Task", "Wait"]
+__all__ = ["Gone", "MayFail", "Task", "Wait"]
 
 Value = TypeVar("Value")
 
@@ -18,20 +18,39 @@ class Gone(Exception):
     """The caller has gone: what is raised where its call waits."""
 
 
-class Wait(Generic[Value]):
+class MayFail:
+    """Something that may have an error in place of what is waited for."""
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def raise_once(self) -> None:
+        """Raise the error, the first time, and keep nothing of it: its traceback has this very frame, and together they
+        would keep the whole call until gc comes."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+
+class Wait(MayFail, Generic[Value]):
     """Something that one call, or one thread, waits for. It is set once; whoever comes later is told so.
 
     shielded: it is waited for even if the caller has gone.
     """
 
-    __slots__ = ("_error", "_lock", "_over", "_then", "_value", "shielded")
+    __slots__ = ("_lock", "_over", "_then", "_value", "shielded")
 
     def __init__(self, shielded: bool = False) -> None:
+        super().__init__()
         self.shielded = shielded
         self._lock, self._over = threading.Lock(), False
         self._then: Callable[[], None] | None = None
         self._value: Any = None
-        self._error: BaseException | None = None
 
     def set(self, value: Value) -> bool:
         """It is there: who waits goes on, on this thread. Whether it was the first to say so."""
@@ -45,7 +64,7 @@ class Wait(Generic[Value]):
         with self._lock:
             if self._over:
                 return False
-            self._over, self._value, self._error, then = True, value, error, self._then
+            self._over, self._value, self.error, then = True, value, error, self._then
         if then is not None:
             then()
         return True
@@ -59,12 +78,7 @@ class Wait(Generic[Value]):
 
     def result(self) -> Value:
         """What was set. Raises the error in place of it, the first time."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback has this frame: together they would keep the whole call until gc comes
+        self.raise_once()
         value: Value = self._value
         return value
 

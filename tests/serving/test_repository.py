@@ -425,18 +425,16 @@ def test_a_list_that_cannot_be_read_is_told_of_once_and_again_when_it_is_another
     started.append(models)
     keeper = Repository(models, HOW, Source(file, is_folder=False, poll_s=0.01))
     keeper.wait()
-    reads = counted(keeper)
     for number, text in enumerate(["nonsense", good, "nonsense", "other nonsense"]):
         (tmp_path / "next").write_text(text)
         (tmp_path / "next").replace(file)  # at once: nobody reads half of it
-        seen = len(reads)
-        eventually(lambda seen=seen: len(reads) > seen + 5)
+        read_again(keeper, 6)
         assert caplog.text.count("the models stay as they are") == (1, 1, 2, 3)[number]
     assert list(models.served) == ["picker"]
 
 
-def counted(keeper: Repository) -> list[int]:
-    """Grows whenever the repository reads its list again."""
+def read_again(keeper: Repository, times: int = 4) -> None:
+    """Wait until the repository has read its list so often from now on."""
     reads: list[int] = []
     inner = keeper._list_again
 
@@ -445,7 +443,7 @@ def counted(keeper: Repository) -> list[int]:
         reads.append(1)
 
     keeper._list_again = again  # type: ignore[method-assign]
-    return reads
+    eventually(lambda: len(reads) >= times)
 
 
 def test_a_folder_that_cannot_be_read_leaves_its_model_and_the_others_as_they_are(
@@ -469,8 +467,7 @@ def test_a_folder_that_cannot_be_read_leaves_its_model_and_the_others_as_they_ar
     eventually(lambda: "other" in models.served)
     closed.add("picker")
     assert models.repository is not None
-    reads = counted(models.repository)
-    eventually(lambda: len(reads) > 3)
+    read_again(models.repository)
     assert sorted(models.served) == ["other", "picker"]
     assert caplog.text.count("lost+found: Permission denied") == 1
     assert "model picker: it stays as it is" in caplog.text
@@ -485,11 +482,9 @@ def test_a_repository_that_is_empty_all_at_once_is_taken_for_a_volume_that_has_g
     models = served(root, poll_s=0.02)
     started.append(models)
     assert models.repository is not None
-    reads = counted(models.repository)
     root.rename(tmp_path / "volume")
     root.mkdir()
-    before = len(reads)
-    eventually(lambda: len(reads) > before + 3)
+    read_again(models.repository)
     assert sorted(models.served) == ["other", "picker"]
     assert caplog.text.count("has no model any more") == 1
     root.rmdir()
@@ -527,11 +522,9 @@ def test_a_volume_that_goes_while_it_is_read_takes_no_model_with_it(
 
     monkeypatch.setattr(Path, looks, looked)
     assert models.repository is not None
-    reads = counted(models.repository)
     armed.set()
     eventually(lambda: not armed.is_set())
-    before = len(reads)
-    eventually(lambda: len(reads) > before + 3)
+    read_again(models.repository)
     assert sorted(models.served) == ["other", "picker"]
     assert not withdrawn
 
@@ -583,8 +576,7 @@ def test_a_version_that_goes_before_it_is_loaded_has_not_failed(
     (tmp_path / "picker" / "2").rename(place)
     assert went.wait(30)
     assert models.repository is not None
-    reads = counted(models.repository)
-    eventually(lambda: len(reads) > 2)
+    read_again(models.repository)
     assert "not loaded" not in caplog.text
     assert states(models) == {1: State.AVAILABLE}
 
